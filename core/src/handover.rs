@@ -1,0 +1,76 @@
+//! The way to Python: everything that is not a core verb.
+//!
+//! The interpreter is the one the package was installed for: beside the program (virtual environment),
+//! else the shebang of nothing — a `python3` on PATH whose version has a `site-packages` with the package
+//! below this program's prefix.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Tells Python which program handed over.
+const CORE_VARIABLE: &str = "_SOLITON_CORE";
+
+/// Replaces this process by `python3 -m soliton`; returns only on failure, with the exit status.
+pub fn to_python(name: &OsStr, arguments: impl Iterator<Item = OsString>) -> i32 {
+    let own = match env::current_exe() {
+        Ok(path) => path,
+        Err(error) => {
+            eprintln!("FATAL:   the program's own path cannot be read from /proc: {error}");
+            return 255;
+        }
+    };
+    let Some(interpreter) = Interpreter::find(&own) else {
+        eprintln!("FATAL:   no Python interpreter with the soliton package was found for {}", own.display());
+        eprintln!("         install soliton again with `pip install` or `make install`");
+        return 255;
+    };
+    let mut command = Command::new(&interpreter.python);
+    // Isolated: neither PYTHONPATH nor the current directory may replace the package.
+    command.arg("-I");
+    match &interpreter.packages {
+        None => command.args(["-m", "soliton"]),
+        Some(packages) => command
+            .arg("-c")
+            .arg("import sys; sys.path.insert(0, sys.argv.pop(1)); from soliton.__main__ import main; main()")
+            .arg(packages),
+    };
+    command.arg("--invoked-as").arg(name).args(arguments).env(CORE_VARIABLE, &own);
+    let error = command.exec();
+    eprintln!("FATAL:   {} cannot be started: {error}", interpreter.python.display());
+    255
+}
+
+struct Interpreter {
+    python: PathBuf,
+    /// A directory to put on the module path, where the interpreter would not look by itself.
+    packages: Option<PathBuf>,
+}
+
+impl Interpreter {
+    fn find(own: &Path) -> Option<Interpreter> {
+        let directory = own.parent()?;
+        let beside = directory.join("python3");
+        if beside.exists() {
+            return Some(Interpreter { python: beside, packages: None });
+        }
+        // `pip install --user` or `--prefix`: PREFIX/bin/soliton and PREFIX/lib/python3.X/site-packages.
+        let libraries = directory.parent()?.join("lib");
+        for minor in (11..40).rev() {
+            let version = format!("python3.{minor}");
+            for leaf in ["site-packages", "dist-packages"] {
+                let packages = libraries.join(&version).join(leaf);
+                if packages.join("soliton").is_dir() {
+                    let python = env::split_paths(&env::var_os("PATH")?)
+                        .chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")])
+                        .map(|d| d.join(&version))
+                        .find(|p| p.is_file())?;
+                    return Some(Interpreter { python, packages: Some(packages) });
+                }
+            }
+        }
+        None
+    }
+}

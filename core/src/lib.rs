@@ -1,0 +1,14 @@
+//! The native core of soliton: executes decisions handed to it as plain data.
+//!
+//! It never parses options or configuration; that is Python's part. Each verb reads one JSON
+//! request and does one thing: see `docs/architecture.md`.
+
+pub mod handover;
+pub mod request;
+pub mod text;
+
+/// Runs a verb (`soliton-core VERB FD`) and returns the exit status.
+pub fn run_verb(verb: &str, _fd: i32) -> i32 {
+    eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
+    255
+}

@@ -1,0 +1,1 @@
+"""Images at rest: SIF, squashfs, sandboxes, OCI layouts and archives, and the cache."""

@@ -1,0 +1,287 @@
+"""The plan: what a container is and sees, as plain data.
+
+A plan is compiled by `soliton.launch.compile`, printed, stored, and executed by the native core
+(`core/src/plan.rs` has the same records, with the same names). Nothing here looks at the machine.
+Every variant of a union carries its name in `kind`; the wire form is JSON, see `soliton.core.encode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class IdRange:
+    """`count` ids from `inside` on are the ids from `outside` on (user_namespaces(7))."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the payload is, and how that maps to the caller.
+
+    uid_map, gid_map: empty = no user namespace (real root). One entry of count 1 is written by the
+    process itself; anything else through `newuidmap`/`newgidmap`, absolute paths.
+    uid, gid: ids inside, which the payload gets.
+    """
+
+    uid: int
+    gid: int
+    uid_map: tuple[IdRange, ...] = ()
+    gid_map: tuple[IdRange, ...] = ()
+    newuidmap: str | None = None
+    newgidmap: str | None = None
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """A squashfs image inside the file `path`, `size` bytes from `offset`.
+
+    ids: "stored" shows the ids recorded in the image, "caller" shows every file as owned by `uid`/`gid`
+    of the identity (for maps of a single id).
+    """
+
+    path: str
+    offset: int
+    size: int
+    ids: Literal["stored", "caller"] = "caller"
+    kind: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class DirectoryRoot:
+    path: str
+    kind: Literal["directory"] = "directory"
+
+
+Root = ImageRoot | DirectoryRoot
+
+
+@dataclass(frozen=True)
+class ReadOnlySurface:
+    """Nothing in the root can be written; missing mount points are made all the same.
+
+    layer: "overlay" makes them in a discarded upper directory, "underlay" by binds around them,
+    "auto" takes the first that works here.
+    """
+
+    layer: Literal["auto", "overlay", "underlay"] = "auto"
+    kind: Literal["read-only"] = "read-only"
+
+
+@dataclass(frozen=True)
+class TmpfsSurface:
+    """Writes go to memory, `size` bytes at most, and are gone with the container."""
+
+    size: int
+    kind: Literal["tmpfs"] = "tmpfs"
+
+
+@dataclass(frozen=True)
+class UpperSurface:
+    """Writes go to the directory `upper`; `work` is an empty directory on the same file system."""
+
+    upper: str
+    work: str
+    kind: Literal["upper"] = "upper"
+
+
+@dataclass(frozen=True)
+class DirectSurface:
+    """The root directory itself is written."""
+
+    kind: Literal["direct"] = "direct"
+
+
+Surface = ReadOnlySurface | TmpfsSurface | UpperSurface | DirectSurface
+
+
+@dataclass(frozen=True)
+class Bind:
+    """`source` of the host (absolute, resolved there) appears at `target` inside, submounts included.
+
+    optional: a missing source, or a target that cannot be made, is passed over.
+    origin: the flag, variable, directive or default this comes from, for people.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+    nosuid: bool = True
+    nodev: bool = True
+    noexec: bool = False
+    optional: bool = False
+    origin: str = ""
+    kind: Literal["bind"] = "bind"
+
+
+@dataclass(frozen=True)
+class Tmpfs:
+    target: str
+    size: int
+    mode: int = 0o1777
+    origin: str = ""
+    kind: Literal["tmpfs"] = "tmpfs"
+
+
+@dataclass(frozen=True)
+class Proc:
+    """A new procfs where there is a PID namespace, else the host's."""
+
+    target: str = "/proc"
+    origin: str = ""
+    kind: Literal["proc"] = "proc"
+
+
+@dataclass(frozen=True)
+class Sys:
+    target: str = "/sys"
+    origin: str = ""
+    kind: Literal["sys"] = "sys"
+
+
+@dataclass(frozen=True)
+class Dev:
+    """`minimal`: null zero full random urandom tty, fd and std links, shm, a new pts (and mqueue with an IPC
+    namespace); else the host's /dev, whole.
+    """
+
+    minimal: bool = False
+    target: str = "/dev"
+    origin: str = ""
+    kind: Literal["dev"] = "dev"
+
+
+@dataclass(frozen=True)
+class SynthesizedFile:
+    """A file with this text, bound over `target`."""
+
+    target: str
+    content: str
+    mode: int = 0o644
+    optional: bool = False
+    origin: str = ""
+    kind: Literal["file"] = "file"
+
+
+@dataclass(frozen=True)
+class PasswdFile:
+    """The image's /etc/passwd with the caller's line: name, gecos and home of an existing uid are replaced
+    (only home for uid 0), else the line is appended.
+    """
+
+    uid: int
+    gid: int
+    name: str
+    gecos: str
+    home: str
+    shell: str
+    target: str = "/etc/passwd"
+    origin: str = ""
+    kind: Literal["passwd"] = "passwd"
+
+
+@dataclass(frozen=True)
+class GroupFile:
+    """The image's /etc/group, and one line for each of (name, gid) that it lacks, with `member` in it."""
+
+    groups: tuple[tuple[str, int], ...]
+    member: str
+    target: str = "/etc/group"
+    origin: str = ""
+    kind: Literal["group"] = "group"
+
+
+Mount = Bind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFile
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Before the payload starts, `source` is copied to `target` in the root, as `cp -a` (or `cp -rL`) does.
+
+    from_root: where `source` is: None for the host, else an image or directory, resolved inside it.
+    source may hold glob characters. A target that ends in "/" or is a directory receives the source's name.
+    """
+
+    source: str
+    target: str
+    follow: bool = True
+    from_root: ImageRoot | DirectoryRoot | None = None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """How the payload's environment is made: host, then image scripts, then injected.
+
+    host: what the host's environment contributes, already filtered.
+    injected: beats the image (`--env`, `APPTAINERENV_*`); values are shell-evaluated if `evaluate`.
+    prepend_path, append_path, path: the special keys (`APPTAINERENV_PREPEND_PATH`, …).
+    fixed: set last, whatever the image says (`APPTAINER_NAME`, `HOME`, …).
+    scripts: whether /.singularity.d/env/*.sh of the image count.
+    """
+
+    host: dict[str, str] = field(default_factory=dict)
+    injected: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
+    prepend_path: str | None = None
+    append_path: str | None = None
+    evaluate: bool = True
+    scripts: bool = True
+
+
+@dataclass(frozen=True)
+class Process:
+    """action: "exec" runs argv; "run", "test" and "start" run the image's script of that name with argv as its
+    arguments; "shell" runs the first of `shells` that exists, with argv.
+    cwd: candidates inside, the first that exists is taken; with `cwd_required` only the first counts.
+    capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
+    emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
+    init: with a PID namespace, process 1 is a minimal init and the payload its child.
+    close_fds: everything above 2 is closed but `keep_fds`.
+    """
+
+    action: Literal["exec", "run", "shell", "test", "start"]
+    argv: tuple[str, ...]
+    environment: Environment
+    cwd: tuple[str, ...]
+    cwd_required: bool = False
+    app: str | None = None
+    shells: tuple[str, ...] = ()
+    umask: int | None = None
+    no_new_privs: bool = True
+    capabilities: Literal["none", "all"] | tuple[str, ...] = "none"
+    emulate_root: bool = False
+    init: bool = True
+    keep_fds: tuple[int, ...] = ()
+
+
+Namespace = Literal["pid", "ipc", "uts", "net", "cgroup"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the core needs to start one container.
+
+    mounts are carried out in order. `mount_at`: the assembled root appears at this existing directory of the
+    host, whose own root stays `/`: for steps of a build that run outside the container (`%setup`).
+    reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
+    """
+
+    identity: Identity
+    root: Root
+    surface: Surface
+    mounts: tuple[Mount, ...]
+    process: Process
+    namespaces: tuple[Namespace, ...] = ()
+    hostname: str | None = None
+    copies: tuple[Copy, ...] = ()
+    mount_at: str | None = None
+    name: str = ""
+    reporter: tuple[str, ...] = ()
+    version: int = 1

@@ -1,0 +1,1 @@
+"""Images elsewhere: the distribution protocol, credentials, resumable downloads."""

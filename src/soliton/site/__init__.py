@@ -1,0 +1,1 @@
+"""The machine and its rules: configuration, paths, facts about the host."""
