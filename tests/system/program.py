@@ -1,0 +1,94 @@
+"""The installed program as a user meets it: run it, read what it printed and its exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    def ok(self) -> Result:
+        """This result, if the command succeeded; the test fails with both outputs if it did not."""
+        assert self.status == 0, f"status {self.status}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+        return self
+
+
+def find_program() -> str:
+    """`soliton` beside the interpreter that runs the tests: what `pip install` put there."""
+    program = Path(sys.executable).parent / "soliton"
+    assert program.exists(), f"{program} is missing: install the package first (`make`)"
+    return str(program)
+
+
+@dataclass(frozen=True)
+class Program:
+    """`soliton` with a home, a cache and a working directory of its own.
+
+    Call it with arguments: `soliton("exec", image, "true").ok()`. `wrapper` is put before the command line.
+    """
+
+    home: Path
+    cwd: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
+    name: str = field(default_factory=find_program)
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{Path(self.name).parent}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(self.home / "tmp"),
+            "SOLITON_CACHEDIR": str(self.home / "cache"),
+            **self.variables,
+        }
+
+    def having(self, **variables: str) -> Program:
+        return replace(self, variables={**self.variables, **variables})
+
+    def within(self, cwd: Path) -> Program:
+        return replace(self, cwd=cwd)
+
+    def __call__(self, *arguments: str | Path, stdin: str | None = None, timeout: float = 240) -> Result:
+        done = subprocess.run(
+            [*self.wrapper, self.name, *map(str, arguments)],
+            cwd=self.cwd,
+            env=self.environment(),
+            input=stdin.encode() if stdin is not None else None,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(
+            done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """The program in the background, in a process group of its own, as a shell starts a job."""
+        return subprocess.Popen(
+            [*self.wrapper, self.name, *map(str, arguments)],
+            cwd=self.cwd,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> Result:
+    """Ctrl-C: the terminal sends SIGINT to the whole foreground group."""
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    return Result(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
