@@ -52,9 +52,10 @@ def userland(directory: Path) -> Path:
     return target
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.filedigest(file, "sha256").hexdigest()
 
 
 def layout(directory: Path) -> Path:
@@ -72,13 +73,13 @@ def layout(directory: Path) -> Path:
         tar.add(directory / "VERSION", "opt/VERSION")
     layers, diff_ids = [], []
     for tar_path in (userland(directory), small):
-        diff_ids.append(f"sha256:{_digest(tar_path)}")
+        diff_ids.append(f"sha256:{digest(tar_path)}")
         packed = blobs / "packed"
         with packed.open("wb") as out:
             subprocess.run(["gzip", "-6", "-n", "-c", tar_path], stdout=out, check=True)
-        digest = _digest(packed)
+        name = digest(packed)
         size = packed.stat().st_size
-        packed.rename(blobs / digest)
+        packed.rename(blobs / name)
         layers.append(
             {
                 "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -89,9 +90,9 @@ def layout(directory: Path) -> Path:
 
     def blob(value: object) -> tuple[str, int]:
         data = json.dumps(value).encode()
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return f"sha256:{digest}", len(data)
+        name = hashlib.sha256(data).hexdigest()
+        (blobs / name).write_bytes(data)
+        return f"sha256:{name}", len(data)
 
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     config, config_size = blob(
@@ -205,3 +206,35 @@ def plain_directory(directory: Path) -> Path:
 def uncompressed_size(layer: Path) -> int:
     with gzip.open(layer) as stream:
         return sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 20), b""))
+
+
+def _ask(program: Path, script: str, *arguments: str | Path) -> str:
+    """Output of a Python script run by the interpreter that soliton is installed for."""
+    return subprocess.run(
+        [program.parent / "python3", "-c", script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def partition(sif: Path, program: Path) -> tuple[int, int]:
+    """Offset and size in bytes of the root file system inside a SIF."""
+    answer = _ask(
+        program,
+        "import sys; from soliton.images.detect import open_image; r = open_image(sys.argv[1]).root; print(r.offset, r.size)",
+        sif,
+    )
+    offset, size = answer.split()
+    return int(offset), int(size)
+
+
+def kernel_mount(sif: Path, at: Path, program: Path) -> bool:
+    """Mounts the image by the kernel (root); False where the kernel cannot."""
+    offset, size = partition(sif, program)
+    done = subprocess.run(
+        ["mount", "-t", "squashfs", "-o", f"ro,loop,offset={offset},sizelimit={size}", sif, at],
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0

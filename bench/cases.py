@@ -1,0 +1,410 @@
+"""What is measured. Each case gives rows: soliton, the peers found here, and the floor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import fixtures
+from bench.measure import Sample, device_sectors, once, repeat
+from bench.table import Row
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """directory: fixtures. program: the soliton to measure. kernel: the image mounted by the kernel, or None."""
+
+    directory: Path
+    program: Path
+    runs: int
+    kernel: Path | None
+
+    @property
+    def sif(self) -> Path:
+        return self.directory / "scipy.sif"
+
+    @property
+    def plain(self) -> Path:
+        return self.directory / "plain"
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        return {**os.environ, "SOLITON_CACHEDIR": str(cache), "TMPDIR": str(self.directory / "tmp")}
+
+
+def prepare(directory: Path, program: Path) -> None:
+    """What every case reads: the image as SIF, as squashfs alone, and as a directory."""
+    (directory / "home").mkdir(exist_ok=True)
+    (directory / "tmp").mkdir(exist_ok=True)
+    fixtures.layout(directory)
+    fixtures.plain_directory(directory)
+    target = directory / "scipy.sif"
+    cache = directory / "cache"
+    environment = {**os.environ, "SOLITON_CACHEDIR": str(cache), "TMPDIR": str(directory / "tmp")}
+    # Made anew each time: the program that is measured wrote the image that is read.
+    once([program, "pull", "--force", target, f"oci:{directory / 'layout'}:latest"], env=environment)
+    offset, size = fixtures.partition(target, program)
+    with target.open("rb") as source, (directory / "scipy.squashfs").open("wb") as out:
+        source.seek(offset)
+        left = size
+        while left:
+            chunk = source.read(min(left, 1 << 20))
+            out.write(chunk)
+            left -= len(chunk)
+
+
+def _compared(
+    work: str,
+    samples: Sequence[tuple[str, float]],
+    base: str,
+    *,
+    unit: str = "s",
+    limits: dict[str, float] | None = None,
+) -> list[Row]:
+    """Rows of one work, as ratios to the program named `base`."""
+    values = dict(samples)
+    rows = []
+    for who, value in samples:
+        ratio = value / values[base] if base in values and who != base else None
+        limit = (limits or {}).get(who)
+        rows.append(
+            Row(
+                work,
+                who,
+                value,
+                unit,
+                ratio,
+                base if ratio is not None else "",
+                f"<= {limit:g} x" if limit is not None and ratio is not None else "",
+                ratio <= limit if limit is not None and ratio is not None else None,
+            )
+        )
+    return rows
+
+
+def pull(bench: Bench) -> list[Row]:
+    """Pull and convert from a registry on loopback, with an empty cache each time."""
+    layers = fixtures.layers_of(bench.directory / "layout")
+    work = bench.directory / "pull"
+    cache, target = work / "cache", work / "image.sif"
+
+    def fresh() -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        os.sync()
+
+    rows: list[Row] = []
+    floor = repeat(
+        ["sh", "-c", 'cat "$@" | gunzip -c | zstd -q -3 -T2 -c >/dev/null', "sh", *layers],
+        bench.runs,
+        warm=True,
+    )
+    with fixtures.registry(bench.directory) as reference:
+        digests = set()
+        written = []
+        samples: list[float] = []
+        memory = 0
+        for _ in range(bench.runs):
+            fresh()
+            before = device_sectors(bench.directory)
+            elapsed, peak = once(
+                [bench.program, "pull", "--no-https", target, f"docker://{reference}"],
+                env=bench.environment(cache),
+                watch_memory=True,
+            )
+            samples.append(elapsed)
+            memory = max(memory, peak)
+            os.sync()
+            after = device_sectors(bench.directory)
+            if before is not None and after is not None:
+                written.append((after - before) * 512)
+            digests.add(fixtures.digest(target))
+        ours = Sample(tuple(samples), memory)
+        image = target.stat().st_size
+        fresh()
+        peers: list[tuple[str, float]] = []
+        if shutil.which("umoci") and shutil.which("mksquashfs"):
+            script = (
+                'skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$1" "oci:$2/layout:latest" && '
+                'umoci unpack --rootless --image "$2/layout:latest" "$2/bundle" >/dev/null 2>&1 && '
+                'mksquashfs "$2/bundle/rootfs" "$2/image.squashfs" -quiet -no-progress -comp zstd -Xcompression-level 3 >/dev/null'
+            )
+            elapsed, _ = once(["sh", "-c", script, "sh", reference, work])
+            peers.append(("skopeo + umoci + mksquashfs zstd 3", elapsed))
+            subprocess.run(["chmod", "-R", "u+rwX", work], check=False)
+    blobs = sum(layer.stat().st_size for layer in layers)
+    rows += _compared(
+        "pull and convert",
+        [("soliton", ours.median), *peers, ("floor: gunzip | zstd -3 -T2", floor.median)],
+        "floor: gunzip | zstd -3 -T2",
+        limits={"soliton": 1.5},
+    )
+    rows.append(
+        Row(
+            "pull: memory",
+            "soliton",
+            ours.memory / MIB,
+            "MiB",
+            limit="<= 300",
+            holds=ours.memory <= 300 * MIB,
+        )
+    )
+    if written:
+        amount = statistics.median(written)
+        rows.append(
+            Row(
+                "pull: written to disk",
+                "soliton",
+                amount / MIB,
+                "MiB",
+                amount / (blobs + image),
+                "blobs + image",
+                "<= 1.03 x",
+                # The device counts the file system's journal too.
+                amount <= 1.03 * (blobs + image),
+            )
+        )
+    rows.append(
+        Row(
+            "pull: different results",
+            "soliton",
+            float(len(digests)),
+            "",
+            limit="= 1",
+            holds=len(digests) == 1,
+        )
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return rows
+
+
+@contextmanager
+def squashfuse(bench: Bench) -> Iterator[Path | None]:
+    """The image mounted by squashfuse_ll, where it is installed."""
+    program = shutil.which("squashfuse_ll")
+    if program is None or (shutil.which("fusermount3") is None and shutil.which("fusermount") is None):
+        yield None
+        return
+    at = Path(tempfile.mkdtemp(dir=bench.directory / "tmp"))
+    try:
+        subprocess.run([program, bench.directory / "scipy.squashfs", at], check=True, capture_output=True)
+        yield at
+    finally:
+        subprocess.run(
+            [shutil.which("fusermount3") or "fusermount", "-u", at], check=False, capture_output=True
+        )
+        at.rmdir()
+
+
+def _drop_page_cache(path: Path) -> None:
+    """Forgets the cached pages of one file (posix_fadvise(2)): a cold read without root."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _hyperfine(commands: Sequence[tuple[str, str]], runs: int, cwd: Path) -> list[tuple[str, float]]:
+    """Medians of short commands without a shell, in seconds."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        subprocess.run(
+            [
+                "hyperfine",
+                "-N",
+                "--style",
+                "none",
+                "--warmup",
+                "5",
+                "--runs",
+                str(runs),
+                "--export-json",
+                out.name,
+            ]
+            + [command for _, command in commands],
+            check=True,
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+        )
+        results = json.load(out)["results"]
+    return [(who, result["median"]) for (who, _), result in zip(commands, results, strict=True)]
+
+
+def mount(bench: Bench) -> list[Row]:
+    """What the image costs at a start: the same plan on the image of 40,000 files and on a directory, without Python."""
+    plans = bench.directory / "plans"
+    plans.mkdir(exist_ok=True)
+    name = bench.directory / "soliton-core"
+    name.unlink(missing_ok=True)
+    name.symlink_to(bench.program.resolve())
+    commands = []
+    for who, image in (("image of 40,000 files", bench.sif), ("plain directory", bench.plain)):
+        plan = plans / f"{image.name}.json"
+        plan.write_text(fixtures.plan_of(bench.program, image))
+        commands.append((who, f"sh -c 'exec {name} launch 9 9<{plan}'"))
+    commands.append(("floor: unshare -Ur chroot", f"unshare -Urm chroot {bench.plain} /bin/true"))
+    samples = dict(_hyperfine(commands, max(50, bench.runs * 10), bench.directory))
+    difference = samples["image of 40,000 files"] - samples["plain directory"]
+    return [
+        *(Row("launch of true, without Python", who, value) for who, value in samples.items()),
+        Row("mounting the image", "soliton", difference, limit="<= 5 ms", holds=difference <= 0.005),
+    ]
+
+
+def start(bench: Bench) -> list[Row]:
+    """Warm starts of /bin/true."""
+    commands = [("soliton, SIF", f"{bench.program} exec {bench.sif} true")]
+    if shutil.which("bwrap"):
+        commands.append(
+            ("bwrap, directory", f"bwrap --bind {bench.plain} / --proc /proc --dev /dev /bin/true")
+        )
+    if shutil.which("ch-run"):
+        commands.append(("ch-run, directory", f"ch-run {bench.plain} -- /bin/true"))
+    for peer in ("apptainer", "singularity"):
+        if shutil.which(peer):
+            commands.append((f"{peer}, SIF", f"{peer} exec {bench.sif} true"))
+    commands.append(("floor: unshare -Ur chroot", f"unshare -Urm chroot {bench.plain} /bin/true"))
+    samples = _hyperfine(commands, max(20, bench.runs * 5), bench.directory)
+    return _compared("start of /bin/true, warm", samples, "bwrap, directory")
+
+
+#: Reads every file below a directory in the order of the directory listings, as `tar` does.
+_READ = "find {root}/usr -xdev -type f -print0 | xargs -0 -n 512 cat >/dev/null"
+
+
+def read(bench: Bench) -> list[Row]:
+    """All of /usr, one reader: cold (the image's pages dropped) and warm (what the kernel keeps, it keeps)."""
+    rows: list[Row] = []
+    inside = ["sh", "-c", _READ.format(root="")]
+
+    def drop() -> None:
+        _drop_page_cache(bench.sif)
+        _drop_page_cache(bench.directory / "scipy.squashfs")
+
+    for state in ("cold", "warm"):
+        samples: list[tuple[str, float]] = []
+        if state == "cold":
+            values = repeat(
+                [bench.program, "exec", bench.sif, *inside], bench.runs, before=drop, warm=False
+            ).median
+        else:
+            # Warm within one container: the second reading of the same mount.
+            values = _inside_twice(bench, _READ.format(root=""))
+        samples.append(("soliton", values))
+        with squashfuse(bench) as mounted:
+            if mounted is not None:
+                command = ["sh", "-c", _READ.format(root=mounted)]
+                if state == "cold":
+                    drop()
+                    samples.append(("squashfuse_ll", once(command)[0]))
+                else:
+                    samples.append(("squashfuse_ll", repeat(command, bench.runs).median))
+        if bench.kernel is not None and state == "warm":
+            samples.append(
+                ("kernel squashfs", repeat(["sh", "-c", _READ.format(root=bench.kernel)], bench.runs).median)
+            )
+        samples.append(
+            ("plain directory", repeat(["sh", "-c", _READ.format(root=bench.plain)], bench.runs).median)
+        )
+        base = "kernel squashfs" if bench.kernel is not None and state == "warm" else "plain directory"
+        rows += _compared(
+            f"read all of /usr, {state}", samples, base, limits={"soliton": 1.3} if state == "warm" else None
+        )
+    return rows
+
+
+def _inside_twice(bench: Bench, script: str) -> float:
+    """Runs a shell script three times in one container; seconds of the median of the last two."""
+    timed = f"{script}; for i in 1 2 3; do s=$(date +%s%N); {script}; e=$(date +%s%N); echo $((e - s)); done"
+    done = subprocess.run(
+        [bench.program, "exec", bench.sif, "sh", "-c", timed], check=True, capture_output=True, text=True
+    )
+    return statistics.median(int(line) for line in done.stdout.split()) / 1e9
+
+
+_SCIPY = "python3 -c 'import numpy, scipy.stats, scipy.optimize'"
+
+
+def imports(bench: Bench) -> list[Row]:
+    """An interpreter that imports SciPy, warm, inside a running container; the plain directory by `ch-run` or `bwrap`."""
+    samples = [("soliton", _inside_twice(bench, _SCIPY))]
+    timed = f"{_SCIPY}; for i in 1 2 3; do s=$(date +%s%N); {_SCIPY}; e=$(date +%s%N); echo $((e - s)); done"
+    peers: list[tuple[str, list[str]]] = []
+    if shutil.which("bwrap"):
+        peers.append(
+            (
+                "plain directory",
+                ["bwrap", "--bind", str(bench.plain), "/", "--proc", "/proc", "--dev", "/dev"],
+            )
+        )
+    if bench.kernel is not None and shutil.which("bwrap"):
+        peers.append(
+            (
+                "kernel squashfs",
+                ["bwrap", "--ro-bind", str(bench.kernel), "/", "--proc", "/proc", "--dev", "/dev"],
+            )
+        )
+    with squashfuse(bench) as mounted:
+        if mounted is not None and shutil.which("bwrap"):
+            peers.append(
+                (
+                    "squashfuse_ll",
+                    ["bwrap", "--ro-bind", str(mounted), "/", "--proc", "/proc", "--dev", "/dev"],
+                )
+            )
+        for who, prefix in peers:
+            done = subprocess.run([*prefix, "sh", "-c", timed], check=True, capture_output=True, text=True)
+            samples.append((who, statistics.median(int(line) for line in done.stdout.split()) / 1e9))
+    return _compared("import SciPy, warm", samples, "plain directory", limits={"soliton": 1.1})
+
+
+def build(bench: Bench) -> list[Row]:
+    """The 1 GB image as base and one line of %post; the floor is a copy of the file."""
+    work = bench.directory / "build"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    definition = work / "one-line.def"
+    definition.write_text(f"Bootstrap: localimage\nFrom: {bench.sif}\n%post\n    echo built > /opt/stage\n")
+    environment = bench.environment(bench.directory / "cache")
+    ours = repeat(
+        [bench.program, "build", "--force", work / "out.sif", definition],
+        bench.runs,
+        env=environment,
+        warm=True,
+    )
+    floor = repeat(["cp", bench.sif, work / "copy.sif"], bench.runs)
+    shutil.rmtree(work)
+    rows = _compared(
+        "build: base and one line of %post",
+        [("soliton", ours.median), ("floor: cp", floor.median)],
+        "floor: cp",
+    )
+    first = rows[0]._replace(limit="<= 3 s", holds=ours.median <= 3.0)
+    return [first, *rows[1:]]
+
+
+ALL: dict[str, Callable[[Bench], list[Row]]] = {
+    "pull": pull,
+    "mount": mount,
+    "start": start,
+    "read": read,
+    "import": imports,
+    "build": build,
+}
+
+
+def run(names: Sequence[str], directory: Path, program: Path, runs: int, kernel: Path | None) -> list[Row]:
+    bench = Bench(directory, program, runs, kernel)
+    os.chdir(directory)
+    rows: list[Row] = []
+    for name in names:
+        print(f"bench: {name}", flush=True)
+        rows += ALL[name](bench)
+    return rows
