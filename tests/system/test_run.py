@@ -193,7 +193,7 @@ def test_no_process_outlives_the_container(soliton: Program, busybox_sif: Path, 
     os.kill(process.pid, how)
     process.wait(timeout=20)
     for _ in range(100):
-        if not [p for p in _processes_of("98765")] and not (_image_servers() - before):
+        if not _processes_of("98765") and not (_image_servers() - before):
             break
         time.sleep(0.05)
     assert not _processes_of("98765")
