@@ -4,6 +4,8 @@
 //! request and does one thing: see `docs/architecture.md`.
 
 pub mod handover;
+pub mod launch;
+pub mod plan;
 pub mod request;
 pub mod text;
 

@@ -1,0 +1,446 @@
+//! The plan: what a container is and sees, as plain data.
+//!
+//! The same records, with the same names and defaults, as `soliton/launch/plan.py`, where each field is
+//! explained. Nothing here looks at the machine.
+//!
+//! Unions arrive as flat records with a `kind`. They are read through a record of all their fields and not
+//! by serde's tagged enums: those keep strings as UTF-8 in between, which paths need not be.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::text::Text;
+
+/// The version of the plan this core understands.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdRange {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    #[serde(default)]
+    pub uid_map: Vec<IdRange>,
+    #[serde(default)]
+    pub gid_map: Vec<IdRange>,
+    #[serde(default)]
+    pub newuidmap: Option<Text>,
+    #[serde(default)]
+    pub newgidmap: Option<Text>,
+    #[serde(default)]
+    pub groups: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    Stored,
+    #[default]
+    Caller,
+}
+
+#[derive(Debug, Clone)]
+pub struct ImageRoot {
+    pub path: Text,
+    pub offset: u64,
+    pub size: u64,
+    pub ids: Ids,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RootRecord")]
+pub enum Root {
+    Image(ImageRoot),
+    Directory(Text),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootRecord {
+    kind: String,
+    path: Text,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    ids: Ids,
+}
+
+impl TryFrom<RootRecord> for Root {
+    type Error = String;
+
+    fn try_from(record: RootRecord) -> Result<Root, String> {
+        match record.kind.as_str() {
+            "image" => Ok(Root::Image(ImageRoot {
+                path: record.path,
+                offset: record.offset,
+                size: record.size,
+                ids: record.ids,
+            })),
+            "directory" => Ok(Root::Directory(record.path)),
+            other => Err(format!("no root is of the kind `{other}`")),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    #[default]
+    Auto,
+    Overlay,
+    Underlay,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "SurfaceRecord")]
+pub enum Surface {
+    ReadOnly(Layer),
+    Tmpfs { size: u64 },
+    Upper { upper: Text, work: Text },
+    Direct,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SurfaceRecord {
+    kind: String,
+    #[serde(default)]
+    layer: Layer,
+    size: Option<u64>,
+    upper: Option<Text>,
+    work: Option<Text>,
+}
+
+impl TryFrom<SurfaceRecord> for Surface {
+    type Error = String;
+
+    fn try_from(record: SurfaceRecord) -> Result<Surface, String> {
+        match record.kind.as_str() {
+            "read-only" => Ok(Surface::ReadOnly(record.layer)),
+            "tmpfs" => Ok(Surface::Tmpfs { size: needed(record.size, "size")? }),
+            "upper" => Ok(Surface::Upper {
+                upper: needed(record.upper, "upper")?,
+                work: needed(record.work, "work")?,
+            }),
+            "direct" => Ok(Surface::Direct),
+            other => Err(format!("no surface is of the kind `{other}`")),
+        }
+    }
+}
+
+fn needed<T>(value: Option<T>, field: &str) -> Result<T, String> {
+    value.ok_or_else(|| format!("the field `{field}` is missing"))
+}
+
+#[derive(Debug, Clone)]
+pub struct Bind {
+    pub source: Text,
+    pub target: Text,
+    pub read_only: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub optional: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Tmpfs {
+    pub target: Text,
+    pub size: u64,
+    pub mode: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct SynthesizedFile {
+    pub target: Text,
+    pub content: Text,
+    pub mode: u32,
+    pub optional: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PasswdFile {
+    pub uid: u32,
+    pub gid: u32,
+    pub name: Text,
+    pub gecos: Text,
+    pub home: Text,
+    pub shell: Text,
+    pub target: Text,
+}
+
+#[derive(Debug, Clone)]
+pub struct GroupFile {
+    pub groups: Vec<(Text, u32)>,
+    pub member: Text,
+    pub target: Text,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "MountRecord")]
+pub enum Mount {
+    Bind(Bind),
+    Tmpfs(Tmpfs),
+    Proc { target: Text },
+    Sys { target: Text },
+    Dev { target: Text, minimal: bool },
+    File(SynthesizedFile),
+    Passwd(PasswdFile),
+    Group(GroupFile),
+}
+
+/// Every field of every mount; which of them count is the kind's matter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MountRecord {
+    kind: String,
+    target: Option<Text>,
+    source: Option<Text>,
+    #[serde(default)]
+    read_only: bool,
+    nosuid: Option<bool>,
+    nodev: Option<bool>,
+    #[serde(default)]
+    noexec: bool,
+    #[serde(default)]
+    optional: bool,
+    size: Option<u64>,
+    mode: Option<u32>,
+    #[serde(default)]
+    minimal: bool,
+    content: Option<Text>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    name: Option<Text>,
+    gecos: Option<Text>,
+    home: Option<Text>,
+    shell: Option<Text>,
+    groups: Option<Vec<(Text, u32)>>,
+    member: Option<Text>,
+    #[serde(default, rename = "origin")]
+    _origin: Text,
+}
+
+impl MountRecord {
+    fn target_or(&self, otherwise: &str) -> Text {
+        self.target.clone().unwrap_or_else(|| Text::from(otherwise))
+    }
+}
+
+impl TryFrom<MountRecord> for Mount {
+    type Error = String;
+
+    fn try_from(record: MountRecord) -> Result<Mount, String> {
+        Ok(match record.kind.as_str() {
+            "bind" => Mount::Bind(Bind {
+                source: needed(record.source, "source")?,
+                target: needed(record.target, "target")?,
+                read_only: record.read_only,
+                nosuid: record.nosuid.unwrap_or(true),
+                nodev: record.nodev.unwrap_or(true),
+                noexec: record.noexec,
+                optional: record.optional,
+            }),
+            "tmpfs" => Mount::Tmpfs(Tmpfs {
+                target: needed(record.target, "target")?,
+                size: needed(record.size, "size")?,
+                mode: record.mode.unwrap_or(0o1777),
+            }),
+            "proc" => Mount::Proc { target: record.target_or("/proc") },
+            "sys" => Mount::Sys { target: record.target_or("/sys") },
+            "dev" => Mount::Dev { target: record.target_or("/dev"), minimal: record.minimal },
+            "file" => Mount::File(SynthesizedFile {
+                target: needed(record.target, "target")?,
+                content: needed(record.content, "content")?,
+                mode: record.mode.unwrap_or(0o644),
+                optional: record.optional,
+            }),
+            "passwd" => Mount::Passwd(PasswdFile {
+                target: record.target_or("/etc/passwd"),
+                uid: needed(record.uid, "uid")?,
+                gid: needed(record.gid, "gid")?,
+                name: needed(record.name, "name")?,
+                gecos: needed(record.gecos, "gecos")?,
+                home: needed(record.home, "home")?,
+                shell: needed(record.shell, "shell")?,
+            }),
+            "group" => Mount::Group(GroupFile {
+                target: record.target_or("/etc/group"),
+                groups: needed(record.groups, "groups")?,
+                member: needed(record.member, "member")?,
+            }),
+            other => return Err(format!("no mount is of the kind `{other}`")),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    pub source: Text,
+    pub target: Text,
+    #[serde(default = "yes")]
+    pub follow: bool,
+    #[serde(default)]
+    pub from_root: Option<Root>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Environment {
+    pub host: BTreeMap<Text, Text>,
+    pub injected: BTreeMap<Text, Text>,
+    pub fixed: BTreeMap<Text, Text>,
+    pub path: Option<Text>,
+    pub prepend_path: Option<Text>,
+    pub append_path: Option<Text>,
+    #[serde(default = "yes")]
+    pub evaluate: bool,
+    #[serde(default = "yes")]
+    pub scripts: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Exec,
+    Run,
+    Shell,
+    Test,
+    Start,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Capabilities {
+    #[default]
+    None,
+    All,
+    Names(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Capabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Capabilities, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Wire {
+            Word(String),
+            Names(Vec<String>),
+        }
+        match Wire::deserialize(deserializer)? {
+            Wire::Word(word) if word == "none" => Ok(Capabilities::None),
+            Wire::Word(word) if word == "all" => Ok(Capabilities::All),
+            Wire::Word(word) => Err(serde::de::Error::custom(format!("`{word}` is no set of capabilities"))),
+            Wire::Names(names) => Ok(Capabilities::Names(names)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    pub action: Action,
+    pub argv: Vec<Text>,
+    pub environment: Environment,
+    pub cwd: Vec<Text>,
+    #[serde(default)]
+    pub cwd_required: bool,
+    #[serde(default)]
+    pub app: Option<Text>,
+    #[serde(default)]
+    pub shells: Vec<Text>,
+    #[serde(default)]
+    pub umask: Option<u32>,
+    #[serde(default = "yes")]
+    pub no_new_privs: bool,
+    #[serde(default)]
+    pub capabilities: Capabilities,
+    #[serde(default)]
+    pub emulate_root: bool,
+    #[serde(default = "yes")]
+    pub init: bool,
+    #[serde(default)]
+    pub keep_fds: Vec<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    Pid,
+    Ipc,
+    Uts,
+    Net,
+    Cgroup,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub identity: Identity,
+    pub root: Root,
+    pub surface: Surface,
+    pub mounts: Vec<Mount>,
+    pub process: Process,
+    #[serde(default)]
+    pub namespaces: Vec<Namespace>,
+    #[serde(default)]
+    pub hostname: Option<Text>,
+    #[serde(default)]
+    pub copies: Vec<Copy>,
+    #[serde(default)]
+    pub mount_at: Option<Text>,
+    #[serde(default)]
+    pub name: Text,
+    #[serde(default)]
+    pub reporter: Vec<Text>,
+    #[serde(default = "current_version")]
+    pub version: u32,
+}
+
+impl Plan {
+    pub fn has(&self, namespace: Namespace) -> bool {
+        self.namespaces.contains(&namespace)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn current_version() -> u32 {
+    VERSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_are_not_utf8_survive_in_every_union() {
+        let mount: Mount =
+            serde_json::from_str(r#"{"source":"/\udcff","target":"/\udcfe","kind":"bind"}"#).unwrap();
+        let Mount::Bind(bind) = mount else { panic!("a bind was sent") };
+        assert_eq!(bind.source.as_bytes(), b"/\xff");
+        assert!(bind.nosuid && bind.nodev && !bind.read_only);
+        let root: Root = serde_json::from_str(r#"{"path":"/\udcff","kind":"directory"}"#).unwrap();
+        assert!(matches!(root, Root::Directory(path) if path.as_bytes() == b"/\xff"));
+        let environment: Environment = serde_json::from_str(r#"{"host":{"\udcffA":"\udcff"}}"#).unwrap();
+        assert_eq!(environment.host.keys().next().unwrap().as_bytes(), b"\xffA");
+    }
+
+    #[test]
+    fn a_field_this_core_does_not_know_is_refused() {
+        let text = r#"{"path":"/","kind":"directory","encrypted":true}"#;
+        assert!(serde_json::from_str::<Root>(text).is_err());
+    }
+}
