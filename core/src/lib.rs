@@ -7,6 +7,7 @@ pub mod handover;
 pub mod launch;
 pub mod plan;
 pub mod request;
+pub mod squashfs;
 pub mod text;
 
 /// Runs a verb (`soliton-core VERB FD`) and returns the exit status.
