@@ -63,7 +63,9 @@ def test_a_reproducible_image_has_exactly_these_bytes(tmp_path: Path) -> None:
         "0040 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 |................|",
     ]
     assert len(data) == 0x8000 + len(PAYLOAD)
-    assert hashlib.sha256(data).hexdigest() == "c017fcfb17ac0c5585756c9dcf2ce04db263e3539fd1a2e423f047eaab3bb027"
+    assert (
+        hashlib.sha256(data).hexdigest() == "c017fcfb17ac0c5585756c9dcf2ce04db263e3539fd1a2e423f047eaab3bb027"
+    )
 
 
 def test_a_foreign_image_written_again_is_the_same_file(foreign: Path, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ The OCI name (`amd64`, `arm64`, …) is the one used everywhere else in the pack
 the only look at the machine is `host` and the binfmt_misc check of `runnable`.
 """
 
-# pathlib stays off the start path
-# ruff: noqa: PTH123, PTH208
 from __future__ import annotations
 
 import os

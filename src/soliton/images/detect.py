@@ -6,8 +6,6 @@ file is told from the sizes it records, without mounting it. On the start path o
 is only needed to explain a refusal is in `images.lookalike`. This module does not convert, mount or print.
 """
 
-# pathlib stays off the start path
-# ruff: noqa: PTH100, PTH114, PTH116, PTH118
 from __future__ import annotations
 
 import errno

@@ -5,7 +5,6 @@ that cannot do that it is a hidden `.NAME.partial-…` beside the target, remove
 target impossible is said before the work starts, not after an hour of it. This module knows nothing of formats.
 """
 
-# ruff: noqa: PTH100
 from __future__ import annotations
 
 import contextlib
@@ -74,7 +73,7 @@ def new_image(path: str, *, force: bool = False, mode: int = 0o755) -> Iterator[
 
 def check(path: str, *, force: bool = False) -> None:
     """Raises TargetError if a file cannot become `path`; to be asked before any long work."""
-    if not os.path.basename(path):  # noqa: PTH119
+    if not os.path.basename(path):
         raise TargetError(f"`{path}` is not the name of a file")
     try:
         status = os.lstat(path)
@@ -117,7 +116,7 @@ def explaining(path: str) -> Iterator[None]:
 
 def explain(error: OSError, path: str) -> SolitonError:
     """What a failed system call on the target or its directory means."""
-    folder = os.path.dirname(os.path.abspath(path))  # noqa: PTH120
+    folder = os.path.dirname(os.path.abspath(path))
     what = f"`{path}` cannot be written"
     match error.errno:
         case errno.ENOENT:
