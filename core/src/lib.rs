@@ -11,7 +11,12 @@ pub mod squashfs;
 pub mod text;
 
 /// Runs a verb (`soliton-core VERB FD`) and returns the exit status.
-pub fn run_verb(verb: &str, _fd: i32) -> i32 {
-    eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
-    255
+pub fn run_verb(verb: &str, fd: i32) -> i32 {
+    match verb {
+        "launch" => launch::run(fd),
+        _ => {
+            eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
+            255
+        }
+    }
 }

@@ -70,3 +70,42 @@ impl<T> Context<T> for Result<T, Errno> {
         self.map_err(|errno| Failure::new(code, call, errno).at(path))
     }
 }
+
+/// Tells the user about something that goes on all the same.
+pub fn warn(text: &str) {
+    eprintln!("WARNING: {text}");
+}
+
+/// Tells the user why the container could not be started: what, why, what to do.
+pub fn fatal(what: &str, more: &[&str]) {
+    let mut text = format!("FATAL:   {what}\n");
+    for line in more.iter().filter(|line| !line.is_empty()) {
+        text.push_str(&format!("         {line}\n"));
+    }
+    eprint!("{text}");
+}
+
+/// Hands a failure to the plan's reporter, which replaces this process; says it itself if that cannot be.
+pub fn report(reporter: &[Text], failure: &Failure) {
+    if let (Some(program), Ok(record)) = (reporter.first(), serde_json::to_string(failure)) {
+        use std::os::unix::process::CommandExt;
+        let mut command = std::process::Command::new(program.as_os_str());
+        let error = command.args(reporter[1..].iter().map(Text::as_os_str)).arg(record).exec();
+        warn(&format!("{program} cannot be executed to explain this: {error}"));
+    }
+    let call = if failure.call.is_empty() { "" } else { " failed in " };
+    fatal(
+        &format!("the container could not be started ({}{call}{})", failure.code, failure.call),
+        &[&failure.message()],
+    );
+}
+
+/// Tells a failure inside the container's root, where no reporter can be executed any more.
+pub fn explain(failure: &Failure) {
+    let name = failure.path.as_ref().map(ToString::to_string).unwrap_or_default();
+    match failure.code {
+        "not-found" => fatal(&format!("\"{name}\": executable file not found in $PATH"), &[]),
+        "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
+        _ => fatal(&failure.message(), &[]),
+    }
+}

@@ -1,6 +1,7 @@
 //! Kernel calls that rustix has no safe form of, one thin function each. Policy lives above.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -74,4 +75,103 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
     })
     .map(drop)
+}
+
+/// execve(2); returns only if it failed.
+pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both arrays are null-terminated and their strings outlive the call.
+    match check(libc::c_long::from(unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) })) {
+        Err(errno) => errno,
+        Ok(_) => Errno::IO,
+    }
+}
+
+/// Gives a signal its default action again.
+pub fn default_action(signal: i32) {
+    // SAFETY: SIG_DFL is no handler of this program's.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Blocks every signal that can be blocked, or none.
+pub fn block_signals(all: bool) {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the set is initialised by either call before it is used.
+    unsafe {
+        if all {
+            libc::sigfillset(set.as_mut_ptr())
+        } else {
+            libc::sigemptyset(set.as_mut_ptr())
+        };
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// kill(2).
+pub fn kill(pid: Pid, signal: i32) {
+    // SAFETY: sending a signal touches no memory. A target that is gone is no concern of the sender.
+    unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
+}
+
+/// A signal as signalfd(2) tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    pub signal: i32,
+    /// Sent by the kernel itself, for example by a terminal to all of its foreground group.
+    pub by_kernel: bool,
+    /// The sender in this PID namespace, 0 if it is outside.
+    pub sender: u32,
+}
+
+/// A descriptor to read every blocked signal from.
+pub fn signal_queue() -> Result<OwnedFd, Errno> {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the set is initialised before use; the descriptor returned is owned by nobody else.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        let fd = check(libc::c_long::from(libc::signalfd(-1, set.as_ptr(), flags)))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// The next signal of a queue, if there is one.
+pub fn next_signal(queue: BorrowedFd<'_>) -> Option<Arrived> {
+    let mut record = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the kernel writes at most `size` bytes of a record that any bytes are valid for.
+    let record = unsafe {
+        let read = libc::read(queue.as_raw_fd(), record.as_mut_ptr().cast(), size);
+        if usize::try_from(read) != Ok(size) {
+            return None;
+        }
+        record.assume_init()
+    };
+    Some(Arrived {
+        signal: record.ssi_signo as i32,
+        by_kernel: record.ssi_code == libc::SI_KERNEL,
+        sender: record.ssi_pid,
+    })
+}
+
+/// Sets the loopback interface of the current network namespace up (netdevice(7)).
+pub fn loopback_up() -> Result<(), Errno> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: every byte pattern is a valid request, and the kernel reads and writes no further than it.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        check(libc::c_long::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)))
+            .map(drop)
+    }
 }

@@ -1,5 +1,89 @@
 //! The executor of a plan: namespaces, mounts, identity, confinement, the payload.
+//!
+//! One short function says the order of things; each step is a module. Until the root is entered a failure
+//! goes to the plan's reporter; afterwards there is no reporter to be found, and a few messages are told here.
 
+pub mod capabilities;
+pub mod dev;
 pub mod failure;
+pub mod files;
 pub mod identity;
+pub mod init;
 pub mod kernel;
+pub mod mounts;
+pub mod namespaces;
+pub mod process;
+pub mod resolve;
+pub mod root;
+pub mod seccomp;
+pub mod session;
+pub mod trees;
+pub mod underlay;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, RawFd};
+
+use failure::Failure;
+use rustix::fs::Mode;
+
+use crate::plan::{self, Plan};
+use crate::request;
+
+/// The status of a launch that failed.
+const FAILURE: i32 = 255;
+
+/// The verb `launch`: becomes the payload; returns the exit status if it could not.
+pub fn run(fd: RawFd) -> i32 {
+    let plan: Plan = match request::read(fd) {
+        Ok(plan) => plan,
+        Err(message) => {
+            failure::fatal("the plan of the container cannot be used", &[&message]);
+            return FAILURE;
+        }
+    };
+    if plan.version != plan::VERSION {
+        failure::fatal(
+            &format!("the plan has version {}, and this core understands {}", plan.version, plan::VERSION),
+            &["the Python package and the program `soliton` are not from the same installation"],
+        );
+        return FAILURE;
+    }
+    let umask = rustix::process::umask(Mode::empty());
+    match assemble(&plan) {
+        Err(failure) => failure::report(&plan.reporter, &failure),
+        Ok(()) => match start(&plan, umask) {
+            Err(failure) => failure::explain(&failure),
+            Ok(never) => match never {},
+        },
+    }
+    FAILURE
+}
+
+/// Everything up to standing in the container's root.
+fn assemble(plan: &Plan) -> Result<(), Failure> {
+    namespaces::enter(plan)?;
+    let opened = root::open(plan)?;
+    let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;
+    let missing = match plan.surface {
+        plan::Surface::Direct => Vec::new(),
+        _ => mounts::missing(opened.tree.as_fd(), &mut prepared)?,
+    };
+    let session = session::Session::start()?;
+    let root = root::assemble(opened, plan, &missing, &session)?;
+    mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
+    root::enter(root.as_fd())
+}
+
+/// Everything after that: the payload's circumstances, and the payload.
+fn start(plan: &Plan, umask: Mode) -> Result<Infallible, Failure> {
+    process::change_directory(&plan.process)?;
+    process::confine(plan)?;
+    process::keep_descriptors(&plan.process.keep_fds)?;
+    let command = process::Command::of(plan);
+    rustix::process::umask(plan.process.umask.map_or(umask, Mode::from_raw_mode));
+    // Python and this program's runtime ignore these two; everything else is as the caller set it.
+    kernel::default_action(libc::SIGPIPE);
+    kernel::default_action(libc::SIGXFSZ);
+    kernel::block_signals(false);
+    command.execute()
+}

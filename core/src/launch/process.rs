@@ -1,0 +1,188 @@
+//! The payload: where it starts, what it may do, what is executed.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgroups};
+use rustix::thread::{Gid, Uid};
+
+use super::failure::{Context, Failure, warn};
+use super::{capabilities, kernel, seccomp};
+use crate::plan::{Action, Capabilities, Identity, Plan, Process};
+use crate::text::Text;
+
+/// Where programs are looked for when the environment has no PATH.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const METADATA: &str = "/.singularity.d";
+
+/// Changes to the first candidate directory that exists.
+pub fn change_directory(process: &Process) -> Result<(), Failure> {
+    let mut first = None;
+    for candidate in &process.cwd {
+        match enter(candidate) {
+            Ok(()) => {
+                if let Some((missing, errno)) = first {
+                    let reason = std::io::Error::from(errno);
+                    warn(&format!(
+                        "the current directory {missing} cannot be used in the container ({reason}); starting in {candidate}"
+                    ));
+                }
+                return Ok(());
+            }
+            Err(errno) if process.cwd_required => {
+                return Err(Failure::new("cwd", "chdir", errno).at(candidate));
+            }
+            Err(errno) => {
+                first.get_or_insert((candidate, errno));
+            }
+        }
+    }
+    rustix::process::chdir(c"/").failed("cwd", "chdir")
+}
+
+/// Enters a directory by its names alone: never through a descriptor that /proc shows.
+fn enter(path: &Text) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let how = ResolveFlags::NO_MAGICLINKS;
+    let directory: OwnedFd = rustix::fs::openat2(CWD, path.as_os_str(), flags, Mode::empty(), how)?;
+    rustix::process::fchdir(directory)
+}
+
+/// Gives up whatever the payload is not to have, and reads back that it is gone.
+pub fn confine(plan: &Plan) -> Result<(), Failure> {
+    become_user(&plan.identity, &plan.process.capabilities)?;
+    if plan.process.no_new_privs {
+        rustix::thread::set_no_new_privs(true).failed("confinement", "prctl")?;
+        if !rustix::thread::no_new_privs().failed("confinement", "prctl")? {
+            return Err(Failure::because("confinement", "no_new_privs did not take effect"));
+        }
+    }
+    capabilities::keep(&plan.process.capabilities)?;
+    if plan.process.emulate_root {
+        seccomp::emulate_root()?;
+    }
+    Ok(())
+}
+
+fn become_user(identity: &Identity, keep: &Capabilities) -> Result<(), Failure> {
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let changes = geteuid() != uid || getegid() != gid;
+    if !identity.groups.is_empty() || (changes && identity.uid_map.is_empty()) {
+        let groups: Vec<Gid> = identity.groups.iter().map(|&g| Gid::from_raw(g)).collect();
+        rustix::thread::set_thread_groups(&groups).failed("confinement", "setgroups")?;
+        if getgroups().failed("confinement", "getgroups")?.len() != groups.len() {
+            return Err(Failure::because("confinement", "the groups are not those that were asked for"));
+        }
+    }
+    if !changes {
+        return Ok(());
+    }
+    if *keep != Capabilities::None {
+        rustix::thread::set_keep_capabilities(true).failed("confinement", "prctl")?;
+    }
+    rustix::thread::set_thread_res_gid(gid, gid, gid).failed("confinement", "setresgid")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).failed("confinement", "setresuid")?;
+    if geteuid() != uid || getegid() != gid {
+        return Err(Failure::because("confinement", "the ids are not those that were asked for"));
+    }
+    Ok(())
+}
+
+/// Lets only the wanted descriptors through to the payload.
+pub fn keep_descriptors(keep: &[i32]) -> Result<(), Failure> {
+    kernel::close_on_exec_from(3).failed("confinement", "close_range")?;
+    for &fd in keep.iter().filter(|fd| **fd > 2) {
+        // SAFETY: the descriptor is the caller's, named by number; a closed one is an error, not a danger.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let _ = rustix::io::fcntl_setfd(fd.as_fd(), rustix::io::FdFlags::empty());
+    }
+    Ok(())
+}
+
+/// The payload's environment and the words to execute.
+pub struct Command {
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    path: Vec<u8>,
+}
+
+impl Command {
+    pub fn of(plan: &Plan) -> Command {
+        let process = &plan.process;
+        let environment = environment(process);
+        let path = environment.iter().find(|(key, _)| key.as_bytes() == b"PATH");
+        let path = path.map_or(DEFAULT_PATH.to_vec(), |(_, value)| value.as_bytes().to_vec());
+        let envp = environment
+            .iter()
+            .map(|(key, value)| {
+                let mut pair = key.as_bytes().to_vec();
+                pair.push(b'=');
+                pair.extend_from_slice(value.as_bytes());
+                Text::new(pair).to_c_string()
+            })
+            .collect();
+        let words = words(process);
+        Command { argv: words.iter().map(Text::to_c_string).collect(), envp, path }
+    }
+
+    /// Executes the payload; returns only if that failed.
+    pub fn execute(&self) -> Result<Infallible, Failure> {
+        let Some(name) = self.argv.first() else {
+            return Err(Failure::because("not-found", "no program was named"));
+        };
+        let text = Text::new(name.as_bytes());
+        if name.as_bytes().contains(&b'/') {
+            let errno = kernel::execve(name, &self.argv, &self.envp);
+            return Err(Failure::new("exec", "execve", errno).at(&text));
+        }
+        let mut refusal = Errno::NOENT;
+        for directory in self.path.split(|&b| b == b':') {
+            let mut candidate = if directory.is_empty() { b".".to_vec() } else { directory.to_vec() };
+            candidate.push(b'/');
+            candidate.extend_from_slice(name.as_bytes());
+            let candidate = Text::new(candidate);
+            match kernel::execve(&candidate.to_c_string(), &self.argv, &self.envp) {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => refusal = Errno::ACCESS,
+                errno => return Err(Failure::new("exec", "execve", errno).at(&candidate)),
+            }
+        }
+        Err(Failure::new("not-found", "execve", refusal).at(&text))
+    }
+}
+
+/// What is executed, by the plan's action.
+fn words(process: &Process) -> Vec<Text> {
+    let base = match &process.app {
+        Some(app) => format!("/scif/apps/{app}/scif"),
+        None => METADATA.to_owned(),
+    };
+    let first = match process.action {
+        Action::Exec => return process.argv.clone(),
+        Action::Shell => process.shells.iter().find(|shell| exists(shell)).cloned(),
+        Action::Run => Some(Text::from(format!("{base}/runscript").as_str())).filter(exists),
+        Action::Test => Some(Text::from(format!("{base}/test").as_str())).filter(exists),
+        Action::Start => Some(Text::from(format!("{base}/startscript").as_str())).filter(exists),
+    };
+    let first = first.unwrap_or_else(|| Text::from("/bin/sh"));
+    std::iter::once(first).chain(process.argv.iter().cloned()).collect()
+}
+
+fn exists(path: &Text) -> bool {
+    rustix::fs::access(path.as_os_str(), rustix::fs::Access::EXISTS).is_ok()
+}
+
+fn environment(process: &Process) -> Vec<(Text, Text)> {
+    let wish = &process.environment;
+    let mut all = wish.host.clone();
+    all.extend(wish.injected.clone());
+    all.extend(wish.fixed.clone());
+    if let Some(path) = &wish.path {
+        all.insert("PATH".into(), path.clone());
+    }
+    all.entry("PATH".into()).or_insert_with(|| Text::new(DEFAULT_PATH));
+    all.into_iter().collect()
+}

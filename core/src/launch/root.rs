@@ -1,0 +1,190 @@
+//! The container's root: an image or a directory, and how missing mount points come into it.
+//!
+//! Where every mount point exists the root is used as it is. Otherwise a skeleton, a tiny tree with just the
+//! missing mount points, becomes the uppermost lower layer of an overlay; nothing needs to be writable for
+//! that, and a writable upper directory stays free of mount points. Where overlay is refused, directories
+//! that lack an entry are remade from binds.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, UnmountFlags};
+
+use super::failure::{Context, Failure};
+use super::mounts::Missing;
+use super::resolve::{self, Kind};
+use super::session::Session;
+use super::{trees, underlay};
+use crate::plan::{Layer, Plan, Root, Surface};
+use crate::text::Text;
+
+/// A root that is attached nowhere yet, and the writable layer that goes over it.
+pub struct Opened {
+    pub tree: OwnedFd,
+    upper: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// Opens a plan's root and upper directories on the host.
+pub fn open(plan: &Plan) -> Result<Opened, Failure> {
+    let upper = match &plan.surface {
+        Surface::Upper { upper, work } => Some((open_layer(upper)?, open_layer(work)?)),
+        _ => None,
+    };
+    Ok(Opened { tree: tree(&plan.root, plan)?, upper })
+}
+
+fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("overlay", "open", path)
+}
+
+/// A root as a mount that is attached nowhere.
+pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
+    match root {
+        Root::Directory(path) => {
+            let tree = trees::of_host(path.as_os_str()).failed_at("image", "open_tree", path)?;
+            match resolve::kind_of(tree.as_fd()).failed_at("image", "fstat", path)?.0 {
+                Kind::Directory => Ok(tree),
+                Kind::File => Err(Failure::new("image", "open_tree", Errno::NOTDIR).at(path)),
+            }
+        }
+        Root::Image(image) => {
+            let _ = plan;
+            Err(Failure::because("image", "this core cannot mount images yet").at(&image.path))
+        }
+    }
+}
+
+/// Puts the root together in the session; the result is attached there.
+pub fn assemble(
+    opened: Opened,
+    plan: &Plan,
+    missing: &[Missing],
+    session: &Session,
+) -> Result<OwnedFd, Failure> {
+    let Opened { tree, upper } = opened;
+    let attributes = attributes(plan);
+    let restrict = |attributes| trees::restrict(tree.as_fd(), attributes).failed("mount", "mount_setattr");
+    let at = |name: &str| session.path(name);
+    match &plan.surface {
+        Surface::Direct => {
+            restrict(attributes)?;
+            session.attach(tree.as_fd(), "root")?;
+            Ok(tree)
+        }
+        Surface::ReadOnly(layer) => {
+            let attributes = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY;
+            restrict(attributes)?;
+            if missing.is_empty() {
+                session.attach(tree.as_fd(), "root")?;
+                return Ok(tree);
+            }
+            session.attach(tree.as_fd(), "lower")?;
+            if *layer != Layer::Underlay {
+                let lower = lower_layers(tree.as_fd(), missing, session)?;
+                match overlay(session, &lower, None, plan, attributes) {
+                    Err(_) if *layer == Layer::Auto => {}
+                    result => return result,
+                }
+            }
+            underlay::assemble(tree, missing, session, attributes)
+        }
+        Surface::Tmpfs { size } => {
+            session.attach(tree.as_fd(), "lower")?;
+            let store = trees::tmpfs(*size, 0o755, trees::INERT).failed("mount", "tmpfs")?;
+            session.attach(store.as_fd(), "store")?;
+            let image = resolve::kind_of(tree.as_fd()).failed("image", "fstat")?.1;
+            resolve::make_directory(store.as_fd(), b"upper", Mode::from_raw_mode(0o755))
+                .and_then(|upper| imitate(upper.as_fd(), &image))
+                .and_then(|()| resolve::make_directory(store.as_fd(), b"work", Mode::from_raw_mode(0o755)))
+                .failed("mount", "mkdir")?;
+            let lower = lower_layers(tree.as_fd(), missing, session)?;
+            overlay(session, &lower, Some((at("store/upper"), at("store/work"))), plan, attributes)
+        }
+        Surface::Upper { .. } => {
+            session.attach(tree.as_fd(), "lower")?;
+            let lower = lower_layers(tree.as_fd(), missing, session)?;
+            // Named by descriptor: what the paths held at first is what is used, whatever they contain.
+            let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+            let layers = upper.as_ref().map(|(upper, work)| (path(upper), path(work)));
+            overlay(session, &lower, layers, plan, attributes)
+        }
+    }
+}
+
+fn attributes(plan: &Plan) -> MountAttrFlags {
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    // Without no_new_privs somebody wants set-user-id programs of the image to work.
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, plan.process.no_new_privs);
+    attributes
+}
+
+/// The lower layers of an overlay, uppermost first: the skeleton if one is needed, and the image.
+fn lower_layers(image: BorrowedFd<'_>, missing: &[Missing], session: &Session) -> Result<String, Failure> {
+    if missing.is_empty() {
+        return Ok(session.path("lower"));
+    }
+    let skeleton = session.directory("skeleton")?;
+    let stat = resolve::kind_of(image).failed("image", "fstat")?.1;
+    imitate(skeleton.as_fd(), &stat).failed("mount", "chmod")?;
+    for Missing { target, location, kind } in missing {
+        let mut made: Option<OwnedFd> = None;
+        for (name, original) in &location.existing {
+            let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
+            let next = resolve::make_directory(here, name, Mode::from_raw_mode(0o755));
+            let stat = resolve::kind_of(original.as_fd()).failed("image", "fstat")?.1;
+            made = Some(
+                next.and_then(|next| imitate(next.as_fd(), &stat).map(|()| next)).failed("mount", "mkdir")?,
+            );
+        }
+        let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
+        resolve::make(here, &location.missing, *kind).failed_at("bind-target", "mkdir", target)?;
+    }
+    Ok(format!("{}:{}", session.path("skeleton"), session.path("lower")))
+}
+
+/// Gives a directory of the session the mode and, where the ids are mapped, the owner of the image's.
+pub fn imitate(directory: BorrowedFd<'_>, original: &rustix::fs::Stat) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(original.st_uid), Gid::from_raw(original.st_gid));
+    let _ = rustix::fs::chownat(directory, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    rustix::fs::chmod(path, Mode::from_raw_mode(original.st_mode & 0o7777))
+}
+
+/// Mounts an overlay as the session's root.
+fn overlay(
+    session: &Session,
+    lower: &str,
+    upper: Option<(String, String)>,
+    plan: &Plan,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
+    let mut options = vec![("lowerdir", lower.as_bytes())];
+    if let Some((upper, work)) = &upper {
+        options.extend([("upperdir", upper.as_bytes()), ("workdir", work.as_bytes())]);
+    }
+    if !plan.identity.uid_map.is_empty() || !super::namespaces::is_initial_user_namespace() {
+        options.push(("userxattr", b""));
+    }
+    let root = trees::new("overlay", &options, attributes)
+        .map_err(|(errno, detail)| Failure::new("overlay", "overlay", errno).with(detail))?;
+    session.attach(root.as_fd(), "root")?;
+    Ok(root)
+}
+
+/// Makes the assembled root the root of this process and lets go of the host's.
+pub fn enter(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    rustix::process::fchdir(root).failed("mount", "fchdir")?;
+    match rustix::process::pivot_root(c".", c".") {
+        // The old root now lies on the new one.
+        Ok(()) => rustix::mount::unmount(c".", UnmountFlags::DETACH).failed("mount", "umount")?,
+        // The host's own root cannot be pivoted from: an initramfs, or a chroot.
+        Err(Errno::INVAL) => {
+            trees::attach_at(root, rustix::fs::CWD, "/").failed("mount", "move_mount")?;
+            rustix::process::chroot(c".").failed("mount", "chroot")?;
+        }
+        Err(errno) => return Err(Failure::new("mount", "pivot_root", errno)),
+    }
+    rustix::process::chdir(c"/").failed("mount", "chdir")
+}
