@@ -1,1 +1,258 @@
 //! A PID namespace: who waits outside, who is process 1, and how signals and the exit status travel.
+//!
+//! Three processes at most: the *launcher*, which the caller knows; *init*, process 1 inside; the payload.
+//! All are in one process group, so what a terminal sends (Ctrl-C, Ctrl-Z, hang-up) reaches the payload
+//! without help and is passed on by nobody. What is sent to the launcher alone goes through the channel to
+//! init and from there to the payload. A sender may also have named the whole group or each process: then
+//! init has a copy of its own, and so has the payload, and the launcher's word is dropped.
+//!
+//! When the payload stops, the launcher stops, so that a shell sees the job stopped. When the launcher dies,
+//! init sees the channel end and takes everything inside with it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid};
+use rustix::thread::UnshareFlags;
+
+use super::failure::{Context, Failure};
+use super::kernel::{self, Arrived, Forked};
+use crate::plan::{Namespace, Plan};
+
+/// How far apart the copies of one signal to several processes may arrive.
+const SAME_SIGNAL: Duration = Duration::from_millis(20);
+/// How long init waits for a copy of its own before it passes a signal on.
+const OWN_COPY: Duration = Duration::from_millis(2);
+/// Signals whose number fits into a byte of the channel: all of them.
+const SIGNALS: usize = 65;
+
+/// What process 1 holds of the launcher outside.
+pub struct Inside {
+    channel: OwnedFd,
+}
+
+/// Enters a PID namespace if the plan has one. Returns in process 1 only; the launcher waits and exits.
+pub fn enter(plan: &Plan) -> Result<Option<Inside>, Failure> {
+    if !plan.has(Namespace::Pid) {
+        return Ok(None);
+    }
+    let flags = SocketFlags::CLOEXEC;
+    let (outside, inside) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).failed("userns", "socketpair")?;
+    kernel::unshare(UnshareFlags::NEWPID).failed("userns", "unshare")?;
+    // A caller that ignores SIGCHLD would have statuses thrown away.
+    kernel::default_action(libc::SIGCHLD);
+    kernel::block_signals(true);
+    let queue = kernel::signal_queue().failed("userns", "signalfd")?;
+    match kernel::fork().failed("userns", "fork")? {
+        Forked::Child => {
+            die_with_parent()?;
+            Ok(Some(Inside { channel: inside }))
+        }
+        Forked::Parent(child) => {
+            drop(inside);
+            kernel::close_all_but([outside.as_fd(), queue.as_fd()]);
+            let _ = rustix::process::chdir(c"/"); // holds no directory of the host's
+            Launcher { child, channel: outside, queue, has_init: plan.process.init }.wait()
+        }
+    }
+}
+
+fn die_with_parent() -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).failed("userns", "prctl")
+}
+
+impl Inside {
+    /// Leaves process 1 behind to tend the payload, or makes it the payload; returns in the payload.
+    pub fn become_payload(self, init: bool) -> Result<(), Failure> {
+        // Changes of identity have undone it.
+        die_with_parent()?;
+        if !init {
+            return if is_closed(self.channel.as_fd()) { kernel::exit_now(137) } else { Ok(()) };
+        }
+        let queue = kernel::signal_queue().failed("userns", "signalfd")?;
+        match kernel::fork().failed("userns", "fork")? {
+            Forked::Child => Ok(()),
+            Forked::Parent(payload) => {
+                kernel::close_all_but([self.channel.as_fd(), queue.as_fd()]);
+                let _ = rustix::thread::set_name(c"soliton-init");
+                Init { payload, channel: self.channel, queue, own: [None; SIGNALS] }.tend()
+            }
+        }
+    }
+}
+
+/// Whether the other end of the channel is gone.
+fn is_closed(channel: BorrowedFd<'_>) -> bool {
+    let mut entry = [PollFd::new(&channel, PollFlags::empty())];
+    poll(&mut entry, Some(&Timespec::default())).is_ok()
+        && entry[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// The process that the caller waits for.
+struct Launcher {
+    child: Pid,
+    channel: OwnedFd,
+    queue: OwnedFd,
+    has_init: bool,
+}
+
+impl Launcher {
+    fn wait(self) -> ! {
+        let mut channel_open = true;
+        loop {
+            let mut entries = vec![PollFd::new(&self.queue, PollFlags::IN)];
+            if channel_open {
+                entries.push(PollFd::new(&self.channel, PollFlags::IN));
+            }
+            let _ = poll(&mut entries, None);
+            let word = entries.get(1).is_some_and(|entry| !entry.revents().is_empty());
+            drop(entries);
+            while let Some(arrived) = kernel::next_signal(self.queue.as_fd()) {
+                self.handle(arrived);
+            }
+            if word {
+                channel_open = self.hear();
+            }
+        }
+    }
+
+    fn handle(&self, arrived: Arrived) {
+        if arrived.signal == libc::SIGCHLD {
+            self.look_at_child();
+        } else if arrived.by_kernel {
+            // The terminal's: every process of the group has it.
+        } else if self.has_init {
+            let _ = rustix::io::write(&self.channel, &[arrived.signal as u8]);
+        } else {
+            kernel::kill(self.child, arrived.signal);
+        }
+    }
+
+    fn look_at_child(&self) {
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        while let Ok(Some((_, status))) = rustix::process::waitpid(Some(self.child), options) {
+            match end_of(status) {
+                Some(status) => kernel::exit_now(status),
+                None if status.stopped() => stop(),
+                None => {}
+            }
+        }
+    }
+
+    /// Init's word: the payload has stopped. False when init is gone.
+    fn hear(&self) -> bool {
+        match rustix::io::read(&self.channel, &mut [0; 16]) {
+            Ok(0) => false,
+            Ok(_) => {
+                stop();
+                true
+            }
+            Err(errno) => errno == Errno::INTR,
+        }
+    }
+}
+
+/// Stops this process until somebody continues it.
+fn stop() {
+    kernel::kill(getpid(), libc::SIGSTOP);
+}
+
+/// The exit status that a shell would give; None if the process has not ended.
+fn end_of(status: WaitStatus) -> Option<i32> {
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+}
+
+/// Process 1.
+struct Init {
+    payload: Pid,
+    channel: OwnedFd,
+    queue: OwnedFd,
+    /// When a copy of each signal came to this process from outside, not asked about yet.
+    own: [Option<Instant>; SIGNALS],
+}
+
+impl Init {
+    fn tend(mut self) -> ! {
+        loop {
+            let mut entries =
+                [PollFd::new(&self.queue, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+            let _ = poll(&mut entries, None);
+            let word = !entries[1].revents().is_empty();
+            self.take_signals();
+            if word {
+                self.hear();
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(arrived) = kernel::next_signal(self.queue.as_fd()) {
+            if arrived.signal == libc::SIGCHLD {
+                self.reap();
+            } else if arrived.by_kernel {
+                // The terminal's: the payload has it.
+            } else if arrived.sender == 0 {
+                // From outside, to the whole group; or to this process alone, which nobody has reason to do.
+                if let Some(own) = self.own.get_mut(arrived.signal as usize) {
+                    *own = Some(Instant::now());
+                }
+            } else {
+                kernel::kill(self.payload, arrived.signal);
+            }
+        }
+    }
+
+    fn reap(&self) {
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+            if pid != self.payload {
+                continue;
+            }
+            match end_of(status) {
+                // The kernel ends whatever else is inside.
+                Some(status) => kernel::exit_now(status),
+                None if status.stopped() => {
+                    let _ = rustix::io::write(&self.channel, b"s");
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Signals that the launcher was sent.
+    fn hear(&mut self) {
+        let mut signals = [0; 64];
+        match rustix::io::read(&self.channel, &mut signals) {
+            Ok(0) => kernel::exit_now(128 + libc::SIGKILL),
+            Ok(count) => {
+                for &signal in &signals[..count] {
+                    if !self.had_own_copy(usize::from(signal)) {
+                        kernel::kill(self.payload, i32::from(signal));
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn had_own_copy(&mut self, signal: usize) -> bool {
+        // Continuing twice is continuing once, and must not wait.
+        if signal == libc::SIGCONT as usize || signal >= SIGNALS {
+            return false;
+        }
+        let until = Instant::now() + OWN_COPY;
+        loop {
+            if self.own[signal].take().is_some_and(|when| when.elapsed() < SAME_SIGNAL) {
+                return true;
+            }
+            let Some(rest) = until.checked_duration_since(Instant::now()) else { return false };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: rest.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(&self.queue, PollFlags::IN)], Some(&timeout));
+            self.take_signals();
+        }
+    }
+}

@@ -175,3 +175,30 @@ pub fn loopback_up() -> Result<(), Errno> {
             .map(drop)
     }
 }
+
+/// Closes every descriptor of this process but these. What owns the others must not be used again.
+pub fn close_all_but(mut keep: [BorrowedFd<'_>; 2]) {
+    keep.sort_by_key(AsRawFd::as_raw_fd);
+    let mut first = 0;
+    for fd in keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint) {
+        if fd > first {
+            // SAFETY: the process goes on in a loop that uses the kept descriptors only.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd + 1;
+    }
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// seccomp(2): installs a filter for this process and what it executes.
+pub fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // The filter confines nobody, so no speculation barrier is wanted for it on older kernels.
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: the kernel copies the program, which lives during the call and has the length given.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    })
+    .map(drop)
+}

@@ -24,6 +24,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, RawFd};
 
 use failure::Failure;
+use init::Inside;
 use rustix::fs::Mode;
 
 use crate::plan::{self, Plan};
@@ -51,7 +52,7 @@ pub fn run(fd: RawFd) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
     match assemble(&plan) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(()) => match start(&plan, umask) {
+        Ok(inside) => match start(&plan, umask, inside) {
             Err(failure) => failure::explain(&failure),
             Ok(never) => match never {},
         },
@@ -60,9 +61,11 @@ pub fn run(fd: RawFd) -> i32 {
 }
 
 /// Everything up to standing in the container's root.
-fn assemble(plan: &Plan) -> Result<(), Failure> {
+fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
     namespaces::enter(plan)?;
+    // Before there is a PID namespace: the server of an image belongs to no container.
     let opened = root::open(plan)?;
+    let inside = init::enter(plan)?;
     let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;
     let missing = match plan.surface {
         plan::Surface::Direct => Vec::new(),
@@ -71,13 +74,17 @@ fn assemble(plan: &Plan) -> Result<(), Failure> {
     let session = session::Session::start()?;
     let root = root::assemble(opened, plan, &missing, &session)?;
     mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
-    root::enter(root.as_fd())
+    root::enter(root.as_fd())?;
+    Ok(inside)
 }
 
 /// Everything after that: the payload's circumstances, and the payload.
-fn start(plan: &Plan, umask: Mode) -> Result<Infallible, Failure> {
+fn start(plan: &Plan, umask: Mode, inside: Option<Inside>) -> Result<Infallible, Failure> {
     process::change_directory(&plan.process)?;
     process::confine(plan)?;
+    if let Some(inside) = inside {
+        inside.become_payload(plan.process.init)?;
+    }
     process::keep_descriptors(&plan.process.keep_fds)?;
     let command = process::Command::of(plan);
     rustix::process::umask(plan.process.umask.map_or(umask, Mode::from_raw_mode));
