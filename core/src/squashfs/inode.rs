@@ -13,6 +13,9 @@ const LARGEST_XATTR: u32 = 65536;
 /// Most attributes of one file that are listed.
 const MOST_XATTRS: u32 = 4096;
 
+/// Extended attributes: full names and values.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What only one kind of file has.
 #[derive(Clone, Debug)]
 pub enum Data {
@@ -217,7 +220,7 @@ impl Image {
     }
 
     /// All extended attributes of an inode: full names and values, in stored order.
-    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    pub fn xattrs(&self, inode: &Inode) -> Result<Xattrs> {
         let table = self.superblock.xattr_table;
         if inode.xattr == NO_XATTR || table == super::format::ABSENT {
             return Ok(Vec::new());

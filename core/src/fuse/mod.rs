@@ -1,0 +1,131 @@
+//! The image as a mounted file system: a read-only FUSE server of our own, without libfuse or fusermount.
+//!
+//! It mounts by itself inside the user namespace, keeps no table of what the kernel has looked up (an inode's
+//! place in the image is its number), and lets the kernel cache everything for ever: an image never changes.
+
+mod protocol;
+mod reply;
+mod server;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
+};
+
+use crate::squashfs::reader::Image;
+
+/// How owners are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// As recorded in the image.
+    Stored,
+    /// Every file belongs to this user and group.
+    All { uid: u32, gid: u32 },
+}
+
+/// A step that failed, for the launcher to explain.
+#[derive(Debug)]
+pub struct MountError {
+    /// The system call or device.
+    pub call: &'static str,
+    pub errno: Errno,
+}
+
+fn failed(call: &'static str) -> impl Fn(Errno) -> MountError {
+    move |errno| MountError { call, errno }
+}
+
+/// Opens /dev/fuse. It must be opened inside the user namespace that will own the mount.
+pub fn open_device() -> Result<OwnedFd, MountError> {
+    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("/dev/fuse"))
+}
+
+/// Makes a mount that is attached nowhere yet, served through `device`.
+pub fn detached_mount(device: impl AsFd, source: &str) -> Result<OwnedFd, MountError> {
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
+    let set =
+        |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value).map_err(failed("fsconfig"));
+    // The name that /proc/mounts shows; a comma would end it.
+    set("source", &source.replace([',', '\n'], "_"))?;
+    set("subtype", "soliton")?;
+    set("fd", &device.as_fd().as_raw_fd().to_string())?;
+    set("rootmode", "40000")?;
+    set("user_id", &rustix::process::getuid().as_raw().to_string())?;
+    set("group_id", &rustix::process::getgid().as_raw().to_string())?;
+    for flag in ["allow_other", "default_permissions", "ro"] {
+        fsconfig_set_flag(context.as_fd(), flag).map_err(failed("fsconfig"))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(failed("fsconfig create"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))
+}
+
+/// Mounts the image and starts the process that serves it; gives back the mount, attached nowhere yet.
+///
+/// The caller must have one thread and be in the user namespace (and a mount namespace of it) that will own the
+/// mount. The server lives in a mount namespace of its own, made before the mount is attached anywhere, so it
+/// ends by itself when the last container that sees the mount ends, however that comes about.
+pub fn spawn_server(image: Image, ids: Ids, source: &str) -> Result<OwnedFd, MountError> {
+    let device = open_device()?;
+    let mount = detached_mount(&device, source)?;
+    // No signal at the server's end: the payload takes this process over by execve(2), and a child that it did
+    // not start must not show up in its wait(2). Such "clone children" are seen only by who asks for them.
+    let flags = libc::CLONE_NEWNS as libc::c_ulong;
+    // SAFETY: as fork(2): no memory is shared and the process has one thread, so the child may go on in Rust.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(MountError { call: "clone", errno: Errno::from_raw_os_error(errno()) }),
+        0 => {
+            drop(mount);
+            become_server([device.as_raw_fd(), image.source().0.as_raw_fd()]);
+            server::serve(device, image, ids);
+            // SAFETY: ends the child without running the exit handlers of the program it was copied from.
+            unsafe { libc::_exit(0) }
+        }
+        _ => Ok(mount),
+    }
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Cuts the server loose from the terminal, the working directory and the files of the command.
+fn become_server(mut kept: [RawFd; 2]) {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir("/");
+    let _ = rustix::thread::set_name(&CString::from(c"soliton-image"));
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGQUIT, libc::SIGTSTP] {
+        // SAFETY: sets a disposition; no handler runs.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // Whatever else the command had open must not live as long as this server: a pipe's reader waits for it.
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        close_between(first, fd);
+        first = fd + 1;
+    }
+    close_between(first, RawFd::MAX);
+}
+
+/// Closes the descriptors from `first` up to, but not including, `end`.
+fn close_between(first: RawFd, end: RawFd) {
+    if first < end {
+        // SAFETY: none of these is owned by anything that this process uses from here on.
+        unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+    }
+}

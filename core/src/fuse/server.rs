@@ -1,0 +1,350 @@
+//! The server: requests of the kernel in, answers out of the image, on as many threads as there are processors.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Ids;
+use super::protocol::{
+    DEVICE_CLONE, FOREVER, MAX_PAGES, OUT_HEADER, REQUEST_SIZE, ROOT, Request, VERSION, init, opcode,
+};
+use super::reply::Reply;
+use crate::squashfs::directory::Entry;
+use crate::squashfs::format::{Error, kind};
+use crate::squashfs::inode::{Data, Inode, Xattrs};
+use crate::squashfs::reader::Image;
+
+/// More threads than this do not help one image's readers.
+const MOST_THREADS: usize = 8;
+const STACK_SIZE: usize = 256 * 1024;
+/// Block size of statfs(2) and of st_blocks.
+const SECTOR: u64 = 512;
+
+struct Server {
+    image: Image,
+    ids: Ids,
+}
+
+/// Serves until the kernel has let go of the mount.
+pub fn serve(device: OwnedFd, image: Image, ids: Ids) {
+    let server = Arc::new(Server { image, ids });
+    let mut worker = Worker { server: Arc::clone(&server), device, reply: Reply::new() };
+    let mut buffer = vec![0; REQUEST_SIZE];
+    // The first request is INIT; only after it may other channels be opened.
+    if !worker.turn(&mut buffer) {
+        return;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    for _ in 1..threads {
+        let Ok(device) = worker.another_channel() else { break };
+        let mut other = Worker { server: Arc::clone(&server), device, reply: Reply::new() };
+        let started = std::thread::Builder::new().stack_size(STACK_SIZE).spawn(move || {
+            let mut buffer = vec![0; REQUEST_SIZE];
+            while other.turn(&mut buffer) {}
+        });
+        if started.is_err() {
+            break;
+        }
+    }
+    while worker.turn(&mut buffer) {}
+}
+
+/// An answer that could not be given, as the number that the caller of the file system sees.
+struct Refusal(i32);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal(error.errno())
+    }
+}
+
+struct Worker {
+    server: Arc<Server>,
+    device: OwnedFd,
+    reply: Reply,
+}
+
+impl Worker {
+    /// A channel of its own for another thread, else a share of this one.
+    fn another_channel(&self) -> Result<OwnedFd, Errno> {
+        let Ok(device) = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else {
+            return rustix::io::fcntl_dupfd_cloexec(&self.device, 0);
+        };
+        let session = self.device.as_raw_fd() as u32;
+        // SAFETY: the ioctl reads one 32-bit number, the descriptor of the session.
+        let done = unsafe { libc::ioctl(device.as_raw_fd(), DEVICE_CLONE, &raw const session) };
+        if done == 0 { Ok(device) } else { rustix::io::fcntl_dupfd_cloexec(&self.device, 0) }
+    }
+
+    /// Answers one request. False: the mount is gone.
+    fn turn(&mut self, buffer: &mut [u8]) -> bool {
+        let length = match rustix::io::read(&self.device, &mut *buffer) {
+            Ok(length) => length,
+            // Interrupted, or the request was withdrawn before it was read.
+            Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => return true,
+            Err(_) => return false,
+        };
+        let Some(request) = Request::parse(&buffer[..length]) else { return false };
+        if matches!(request.opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT) {
+            return true;
+        }
+        self.reply.clear();
+        let error = match self.answer(&request) {
+            Ok(()) => 0,
+            Err(Refusal(errno)) => errno,
+        };
+        let sent = self.reply.send(self.device.as_fd() as BorrowedFd<'_>, request.unique, error);
+        self.reply.shrink();
+        sent.is_ok() && request.opcode != opcode::DESTROY
+    }
+
+    fn answer(&mut self, request: &Request<'_>) -> Result<(), Refusal> {
+        const MALFORMED: Refusal = Refusal(libc::EIO);
+        match request.opcode {
+            opcode::INIT => {
+                let offered = request.u32(12).ok_or(MALFORMED)?;
+                let readahead = request.u32(8).ok_or(MALFORMED)?;
+                self.init(offered, readahead);
+                Ok(())
+            }
+            opcode::LOOKUP => self.lookup(request.node, request.name(0).ok_or(MALFORMED)?),
+            opcode::GETATTR => {
+                let inode = self.inode(request.node)?;
+                self.reply.u64(FOREVER);
+                self.reply.u64(0);
+                self.attributes(&inode)
+            }
+            opcode::READLINK => match self.inode(request.node)?.data {
+                Data::Symlink { target } => {
+                    self.reply.bytes(&target);
+                    Ok(())
+                }
+                _ => Err(Refusal(libc::EINVAL)),
+            },
+            opcode::READ => {
+                let offset = request.u64(8).ok_or(MALFORMED)?;
+                let size = request.u32(16).ok_or(MALFORMED)?;
+                self.read(request.node, offset, size)
+            }
+            opcode::READDIR | opcode::READDIRPLUS => {
+                let offset = request.u64(8).ok_or(MALFORMED)?;
+                let size = request.u32(16).ok_or(MALFORMED)?;
+                self.list(request.node, offset, size as usize, request.opcode == opcode::READDIRPLUS)
+            }
+            opcode::GETXATTR => {
+                let size = request.u32(0).ok_or(MALFORMED)?;
+                self.xattr(request.node, request.name(8).ok_or(MALFORMED)?, size as usize)
+            }
+            opcode::LISTXATTR => self.xattr_names(request.node, request.u32(0).ok_or(MALFORMED)? as usize),
+            opcode::STATFS => {
+                self.statfs();
+                Ok(())
+            }
+            opcode::FLUSH | opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(()),
+            // "Not implemented" tells the kernel to open by itself and to keep what it has cached.
+            opcode::OPEN | opcode::OPENDIR => Err(Refusal(libc::ENOSYS)),
+            _ => Err(Refusal(libc::ENOSYS)),
+        }
+    }
+
+    fn init(&mut self, offered: u32, readahead: u32) {
+        let reply = &mut self.reply;
+        reply.u32(VERSION.0);
+        reply.u32(VERSION.1);
+        reply.u32(readahead.max(1 << 20));
+        reply.u32(offered & init::WANTED);
+        reply.u16(64); // requests in the background: read-ahead
+        reply.u16(48); // congestion threshold
+        reply.u32(4096); // largest write: none ever comes
+        reply.u32(1); // time granularity, ns
+        reply.u16(MAX_PAGES);
+        reply.zeros(64 - 30);
+    }
+
+    fn inode(&self, node: u64) -> Result<Inode, Refusal> {
+        let image = &self.server.image;
+        Ok(if node == ROOT { image.root()? } else { image.inode(node - 2)? })
+    }
+
+    fn lookup(&mut self, node: u64, name: &[u8]) -> Result<(), Refusal> {
+        let directory = self.inode(node)?;
+        match self.server.image.lookup(&directory, name) {
+            Ok(inode) => self.entry(&inode),
+            Err(Error::NotFound) => {
+                // Node 0 with a validity: the kernel remembers that there is no such name.
+                self.reply.u64(0);
+                self.reply.u64(0);
+                self.reply.u64(FOREVER);
+                self.reply.zeros(128 - 24);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn entry(&mut self, inode: &Inode) -> Result<(), Refusal> {
+        self.reply.u64(inode.reference + 2);
+        self.reply.u64(0); // generation
+        self.reply.u64(FOREVER);
+        self.reply.u64(FOREVER);
+        self.reply.u64(0); // nanoseconds of both
+        self.attributes(inode)
+    }
+
+    fn attributes(&mut self, inode: &Inode) -> Result<(), Refusal> {
+        let (stored, device) = match &inode.data {
+            Data::File { sparse, .. } => (inode.size.saturating_sub(*sparse), 0),
+            Data::Device { number } => (0, *number),
+            _ => (inode.size, 0),
+        };
+        let (uid, gid) = match self.server.ids {
+            Ids::Stored => (inode.uid, inode.gid),
+            Ids::All { uid, gid } => (uid, gid),
+        };
+        let time = u64::from(inode.mtime);
+        let reply = &mut self.reply;
+        reply.u64(u64::from(inode.number));
+        reply.u64(inode.size);
+        reply.u64(stored.div_ceil(SECTOR));
+        for _ in 0..3 {
+            reply.u64(time);
+        }
+        for _ in 0..3 {
+            reply.u32(0);
+        }
+        reply.u32(inode.full_mode());
+        reply.u32(inode.links.max(1));
+        reply.u32(uid);
+        reply.u32(gid);
+        reply.u32(device);
+        reply.u32(self.server.image.superblock.block_size);
+        reply.u32(0);
+        Ok(())
+    }
+
+    fn read(&mut self, node: u64, offset: u64, size: u32) -> Result<(), Refusal> {
+        let inode = self.inode(node)?;
+        let size = (size as usize).min(usize::from(MAX_PAGES) * 4096);
+        let wanted = inode.size.saturating_sub(offset).min(size as u64) as usize;
+        let read = self.server.image.read_file(&inode, offset, self.reply.room(wanted))?;
+        self.reply.truncate(read);
+        Ok(())
+    }
+
+    fn list(&mut self, node: u64, offset: u64, size: usize, plus: bool) -> Result<(), Refusal> {
+        let server = Arc::clone(&self.server);
+        let directory = self.inode(node)?;
+        let Data::Directory { parent, .. } = directory.data else { return Err(Refusal(libc::ENOTDIR)) };
+        // Cookies 1 and 2 stand behind "." and ".."; those of the listing are 3 higher.
+        for (at, name, number) in [(0, &b"."[..], directory.number), (1, b"..", parent)] {
+            if offset <= at && !self.put_entry(size, plus, None, name, kind::DIRECTORY, number, at + 1)? {
+                return Ok(());
+            }
+        }
+        let mut listing = server.image.list(&directory, offset.saturating_sub(3))?;
+        while let Some(entry) = listing.next_entry()? {
+            let inode = if plus { Some(server.image.inode_of(&entry)?) } else { None };
+            let Entry { name, kind, number, cookie, .. } = &entry;
+            if !self.put_entry(size, plus, inode.as_ref(), name, *kind, *number, cookie + 3)? {
+                break;
+            }
+        }
+        listing.remember(&server.image, &directory);
+        Ok(())
+    }
+
+    /// Adds a directory entry; false if it does not fit any more.
+    #[allow(clippy::too_many_arguments, reason = "the record has that many fields")]
+    fn put_entry(
+        &mut self,
+        size: usize,
+        plus: bool,
+        inode: Option<&Inode>,
+        name: &[u8],
+        kind: u16,
+        number: u32,
+        cookie: u64,
+    ) -> Result<bool, Refusal> {
+        let head = if plus { 128 } else { 0 };
+        let length = (head + 24 + name.len()).next_multiple_of(8);
+        if self.reply.len() + length > size {
+            return Ok(false);
+        }
+        let end = self.reply.len() + length;
+        match inode {
+            Some(inode) => self.entry(inode)?,
+            // No node: "." and ".." are not looked up this way.
+            None => self.reply.zeros(head),
+        }
+        let kind = match kind {
+            kind::DIRECTORY => libc::DT_DIR,
+            kind::FILE => libc::DT_REG,
+            kind::SYMLINK => libc::DT_LNK,
+            kind::BLOCK => libc::DT_BLK,
+            kind::CHARACTER => libc::DT_CHR,
+            kind::FIFO => libc::DT_FIFO,
+            _ => libc::DT_SOCK,
+        };
+        self.reply.u64(u64::from(number));
+        self.reply.u64(cookie);
+        self.reply.u32(name.len() as u32);
+        self.reply.u32(u32::from(kind));
+        self.reply.bytes(name);
+        self.reply.zeros(end - self.reply.len());
+        Ok(true)
+    }
+
+    /// Attributes as users may see them: `trusted.` is for the administrator of the host.
+    fn visible_xattrs(&self, node: u64) -> Result<Xattrs, Refusal> {
+        let mut found = self.server.image.xattrs(&self.inode(node)?)?;
+        found.retain(|(name, _)| !name.starts_with(b"trusted."));
+        Ok(found)
+    }
+
+    fn xattr(&mut self, node: u64, name: &[u8], size: usize) -> Result<(), Refusal> {
+        let found = self.visible_xattrs(node)?;
+        let (_, value) = found.iter().find(|(n, _)| n == name).ok_or(Refusal(libc::ENODATA))?;
+        self.sized(value, size)
+    }
+
+    fn xattr_names(&mut self, node: u64, size: usize) -> Result<(), Refusal> {
+        let mut names = Vec::new();
+        for (name, _) in self.visible_xattrs(node)? {
+            names.extend_from_slice(&name);
+            names.push(0);
+        }
+        self.sized(&names, size)
+    }
+
+    /// The protocol of both calls: a size of 0 asks for the length.
+    fn sized(&mut self, value: &[u8], size: usize) -> Result<(), Refusal> {
+        if size == 0 {
+            self.reply.u32(value.len() as u32);
+            self.reply.u32(0);
+        } else if size < value.len() {
+            return Err(Refusal(libc::ERANGE));
+        } else {
+            self.reply.bytes(value);
+        }
+        Ok(())
+    }
+
+    fn statfs(&mut self) {
+        let superblock = &self.server.image.superblock;
+        let block = u64::from(superblock.block_size);
+        let reply = &mut self.reply;
+        reply.u64(superblock.bytes_used.div_ceil(block));
+        reply.u64(0);
+        reply.u64(0);
+        reply.u64(u64::from(superblock.inodes));
+        reply.u64(0);
+        reply.u32(superblock.block_size);
+        reply.u32(255); // longest name
+        reply.u32(superblock.block_size);
+        reply.zeros(4 + 24);
+    }
+}
+
+const _: () = assert!(OUT_HEADER == 16);
