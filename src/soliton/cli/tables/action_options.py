@@ -1,0 +1,575 @@
+"""Options of everything that starts a container: exec, run, shell, test and instances."""
+
+from __future__ import annotations
+
+from soliton.cli.options import DURATION, INTEGER, LIST, MAP, TEXT, WHOLE, Option
+from soliton.cli.tables.shared import (
+    AUTHFILE,
+    DISABLE_CACHE,
+    DOCKER,
+    IGNORE,
+    NO_HTTPS,
+    NOHTTPS,
+    OTHERS,
+    PASSPHRASE,
+    PEM_PATH,
+    TMPDIR,
+)
+
+FILES = "Files and directories"
+ENVIRONMENT = "Environment and program"
+ISOLATION = "Isolation"
+IDENTITY = "Identity and privileges"
+WRITING = "Writing"
+DEVICES = "Devices"
+NETWORK = "Network"
+LIMITS = "Resource limits"
+INSTANCES = "Instances"
+
+_FILES = (
+    Option(
+        "bind",
+        "B",
+        WHOLE,
+        "SRC[:DST[:OPTS]]",
+        keys=("BIND", "BINDPATH"),
+        additive=True,
+        group=FILES,
+        help="show a file or directory of the host inside; options ro, rw, image-src=, id=; commas separate several",
+    ),
+    Option(
+        "mount",
+        None,
+        WHOLE,
+        "SPEC",
+        keys=("MOUNT",),
+        additive=True,
+        separator="\n",
+        group=FILES,
+        help="the same as type=bind,source=…,destination=…[,ro][,image-src=…][,id=…]",
+    ),
+    Option(
+        "home",
+        "H",
+        TEXT,
+        "SRC[:DST]",
+        keys=("HOME",),
+        group=FILES,
+        help="home directory inside, instead of the caller's own",
+    ),
+    Option("no-home", keys=("NO_HOME",), group=FILES, help="do not mount the home directory"),
+    Option(
+        "no-mount",
+        None,
+        LIST,
+        "NAME",
+        keys=("NO_MOUNT",),
+        group=FILES,
+        help="leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths, or a configured bind by its target",
+    ),
+    Option(
+        "workdir",
+        "W",
+        TEXT,
+        "DIR",
+        keys=("WORKDIR",),
+        group=FILES,
+        help="with --contain: existing directory that holds /tmp, /var/tmp, home and scratch",
+    ),
+    Option(
+        "scratch",
+        "S",
+        LIST,
+        "DIR",
+        keys=("SCRATCH", "SCRATCHDIR"),
+        group=FILES,
+        help="an empty writable directory at this place inside",
+    ),
+)
+
+_CWD = (
+    Option(
+        "cwd",
+        None,
+        TEXT,
+        "DIR",
+        keys=("CWD", "TARGET_CWD"),
+        group=FILES,
+        help="working directory inside; it must exist",
+    ),
+    Option(
+        "pwd",
+        None,
+        TEXT,
+        "DIR",
+        keys=("PWD", "TARGET_PWD"),
+        alias="cwd",
+        hidden=True,
+        group=FILES,
+        help="old spelling of --cwd",
+    ),
+)
+
+_ENVIRONMENT = (
+    Option(
+        "env",
+        None,
+        MAP,
+        "NAME=VALUE",
+        group=ENVIRONMENT,
+        help="set a variable inside; commas separate several; evaluated by shell rules without --no-eval",
+    ),
+    Option(
+        "env-file",
+        None,
+        LIST,
+        "FILE",
+        keys=("ENV_FILE",),
+        group=ENVIRONMENT,
+        help="assignments from a file, later files win, --env wins over files",
+    ),
+    Option("cleanenv", "e", keys=("CLEANENV",), group=ENVIRONMENT, help="drop the host's environment"),
+    Option(
+        "no-env", None, LIST, "NAME", keys=("NOENV",), group=ENVIRONMENT, help="do not pass this variable on"
+    ),
+    Option(
+        "no-eval",
+        keys=("NO_EVAL",),
+        group=ENVIRONMENT,
+        help="take injected variables and OCI arguments literally, no shell rules",
+    ),
+    Option(
+        "app", None, TEXT, "NAME", keys=("APP", "APPNAME"), group=ENVIRONMENT, help="a SCIF app of the image"
+    ),
+    Option("no-umask", keys=("NO_UMASK",), group=ENVIRONMENT, help="umask 0022 instead of the caller's"),
+)
+
+_ISOLATION = (
+    Option(
+        "contain",
+        "c",
+        keys=("CONTAIN",),
+        group=ISOLATION,
+        help="minimal /dev, empty home, /tmp and /var/tmp, nothing else of the host",
+    ),
+    Option(
+        "containall",
+        "C",
+        keys=("CONTAINALL",),
+        group=ISOLATION,
+        help="--contain, --cleanenv, and PID and IPC namespaces of its own",
+    ),
+    Option(
+        "compat",
+        keys=("COMPAT",),
+        group=ISOLATION,
+        help="close to Docker: --containall --no-init --no-umask --no-eval --writable-tmpfs",
+    ),
+    Option("ipc", "i", keys=("IPC", "UNSHARE_IPC"), group=ISOLATION, help="an IPC namespace of its own"),
+    Option("uts", keys=("UTS", "UNSHARE_UTS"), group=ISOLATION, help="a UTS namespace of its own"),
+    Option(
+        "hostname",
+        None,
+        TEXT,
+        "NAME",
+        keys=("HOSTNAME",),
+        group=ISOLATION,
+        help="host name inside; implies --uts",
+    ),
+    Option(
+        "no-init",
+        keys=("NOSHIMINIT",),
+        group=ISOLATION,
+        help="in a PID namespace, the program itself is process 1",
+    ),
+)
+
+_PID = (
+    Option(
+        "pid",
+        "p",
+        keys=("PID", "UNSHARE_PID"),
+        group=ISOLATION,
+        help="a PID namespace of its own, with an init process",
+    ),
+    Option(
+        "no-pid", keys=("NO_PID",), group=ISOLATION, help="no PID namespace, whatever another option implies"
+    ),
+    Option(
+        "sharens",
+        keys=("SHARENS",),
+        group=ISOLATION,
+        supported=False,
+        help="processes started by the same parent share one container",
+    ),
+)
+
+_IDENTITY = (
+    Option(
+        "fakeroot",
+        "f",
+        keys=("FAKEROOT",),
+        group=IDENTITY,
+        help="be root inside: by subordinate ids where there are any, else mapped from the caller alone",
+    ),
+    Option(
+        "userns", "u", keys=("USERNS", "UNSHARE_USERNS"), group=IDENTITY, help="a user namespace (always so)"
+    ),
+    Option("keep-privs", keys=("KEEP_PRIVS",), group=IDENTITY, help="root keeps every capability"),
+    Option("no-privs", keys=("NO_PRIVS",), group=IDENTITY, help="root gives up every capability"),
+    Option("add-caps", None, LIST, "CAP", keys=("ADD_CAPS",), group=IDENTITY, help="capabilities to keep"),
+    Option(
+        "drop-caps", None, LIST, "CAP", keys=("DROP_CAPS",), group=IDENTITY, help="capabilities to give up"
+    ),
+    Option(
+        "allow-setuid",
+        keys=("ALLOW_SETUID",),
+        group=IDENTITY,
+        supported=False,
+        help="let setuid programs inside take effect (root only)",
+    ),
+    Option(
+        "security",
+        None,
+        LIST,
+        "SETTING",
+        keys=("SECURITY",),
+        group=IDENTITY,
+        supported=False,
+        help="uid:, gid:, selinux:, apparmor: or seccomp: with its value",
+    ),
+)
+
+_WRITING = (
+    Option(
+        "writable", "w", keys=("WRITABLE",), group=WRITING, help="write into the image itself (a sandbox)"
+    ),
+    Option(
+        "writable-tmpfs",
+        keys=("WRITABLE_TMPFS",),
+        group=WRITING,
+        help="writes go to memory and are forgotten",
+    ),
+    Option(
+        "overlay",
+        "o",
+        LIST,
+        "PATH[:ro]",
+        keys=("OVERLAY", "OVERLAYIMAGE"),
+        group=WRITING,
+        help="a directory or image laid over the root; at most one writable",
+    ),
+    Option(
+        "unsquash", keys=("UNSQUASH",), group=WRITING, help="unpack the image to a temporary directory first"
+    ),
+    Option(
+        "underlay",
+        keys=("UNDERLAY",),
+        hidden=True,
+        group=WRITING,
+        deprecated="nothing: it is chosen by itself",
+        help="make missing mount points by binds rather than an overlay",
+    ),
+)
+
+_DEVICES = (
+    Option(
+        "nv", keys=("NV",), group=DEVICES, help="NVIDIA GPUs: devices, libraries and tools", supported=False
+    ),
+    Option(
+        "nvccli", keys=("NVCCLI",), group=DEVICES, help="NVIDIA GPUs by nvidia-container-cli", supported=False
+    ),
+    Option(
+        "rocm", keys=("ROCM",), group=DEVICES, help="AMD GPUs: devices, libraries and tools", supported=False
+    ),
+    Option("intel-hpu", keys=("INTEL_HPU",), group=DEVICES, help="Intel Gaudi devices", supported=False),
+    Option(
+        "no-nv",
+        keys=("NV_OFF", "NO_NV"),
+        hidden=True,
+        group=DEVICES,
+        help="no NVIDIA GPUs, whatever is configured",
+    ),
+    Option(
+        "no-rocm",
+        keys=("ROCM_OFF", "NO_ROCM"),
+        hidden=True,
+        group=DEVICES,
+        help="no AMD GPUs, whatever is configured",
+    ),
+    Option(
+        "containlibs",
+        None,
+        LIST,
+        "FILE",
+        keys=("CONTAINLIBS",),
+        hidden=True,
+        group=DEVICES,
+        supported=False,
+        help="libraries of the host to show in /.singularity.d/libs",
+    ),
+    Option(
+        "fusemount",
+        None,
+        WHOLE,
+        "SPEC",
+        keys=("FUSESPEC",),
+        group=DEVICES,
+        supported=False,
+        help="a FUSE file system inside: TYPE:PROGRAM MOUNTPOINT",
+    ),
+)
+
+_CDI = (
+    Option(
+        "device",
+        None,
+        LIST,
+        "VENDOR/CLASS=NAME",
+        group=DEVICES,
+        help="a device by its CDI name",
+        supported=False,
+    ),
+    Option(
+        "cdi-dirs", None, LIST, "DIR", group=DEVICES, help="where CDI specifications are", supported=False
+    ),
+)
+
+_NETWORK = (
+    Option("net", "n", keys=("NET", "UNSHARE_NET"), group=NETWORK, help="a network namespace of its own"),
+    Option(
+        "network",
+        None,
+        LIST,
+        "NAME",
+        keys=("NETWORK",),
+        group=NETWORK,
+        help="networks to join; `none` is loopback only; implies --net",
+    ),
+    Option(
+        "network-args",
+        None,
+        LIST,
+        "ARG",
+        keys=("NETWORK_ARGS",),
+        group=NETWORK,
+        supported=False,
+        help="arguments for the network; implies --net",
+    ),
+    Option(
+        "netns-path",
+        None,
+        TEXT,
+        "FILE",
+        keys=("NETNS_PATH",),
+        group=NETWORK,
+        supported=False,
+        help="join an existing network namespace",
+    ),
+    Option(
+        "dns", None, LIST, "ADDRESS", keys=("DNS",), group=NETWORK, help="name servers for /etc/resolv.conf"
+    ),
+)
+
+_LIMITS = (
+    Option(
+        "cpus",
+        None,
+        TEXT,
+        "NUMBER",
+        keys=("CPU_SHARES",),
+        group=LIMITS,
+        help="processors, fractions allowed",
+        supported=False,
+    ),
+    Option(
+        "cpu-shares",
+        None,
+        INTEGER,
+        "N",
+        keys=("CPU_SHARES",),
+        default=-1,
+        group=LIMITS,
+        supported=False,
+        help="weight for processor time",
+    ),
+    Option(
+        "cpuset-cpus",
+        None,
+        TEXT,
+        "LIST",
+        keys=("CPUSET_CPUS",),
+        group=LIMITS,
+        help="processors to run on",
+        supported=False,
+    ),
+    Option(
+        "cpuset-mems",
+        None,
+        TEXT,
+        "LIST",
+        keys=("CPUSET_MEMS",),
+        group=LIMITS,
+        help="memory nodes to use",
+        supported=False,
+    ),
+    Option(
+        "memory",
+        None,
+        TEXT,
+        "SIZE",
+        keys=("MEMORY",),
+        group=LIMITS,
+        help="hard limit of memory",
+        supported=False,
+    ),
+    Option(
+        "memory-reservation",
+        None,
+        TEXT,
+        "SIZE",
+        keys=("MEMORY_RESERVATION",),
+        group=LIMITS,
+        supported=False,
+        help="soft limit of memory",
+    ),
+    Option(
+        "memory-swap",
+        None,
+        TEXT,
+        "SIZE",
+        keys=("MEMORY_SWAP",),
+        group=LIMITS,
+        supported=False,
+        help="limit of memory and swap together, -1 for none",
+    ),
+    Option(
+        "oom-kill-disable", keys=("OOM_KILL_DISABLE",), group=LIMITS, help="no OOM killer", supported=False
+    ),
+    Option(
+        "pids-limit",
+        None,
+        INTEGER,
+        "N",
+        keys=("PIDS_LIMIT",),
+        default=0,
+        group=LIMITS,
+        supported=False,
+        help="number of processes, -1 for no limit",
+    ),
+    Option(
+        "blkio-weight",
+        None,
+        INTEGER,
+        "N",
+        keys=("BLKIO_WEIGHT",),
+        default=0,
+        group=LIMITS,
+        supported=False,
+        help="weight for block devices, 10 to 1000",
+    ),
+    Option(
+        "blkio-weight-device",
+        None,
+        LIST,
+        "DEVICE:N",
+        keys=("BLKIO_WEIGHT_DEVICE",),
+        group=LIMITS,
+        supported=False,
+        help="the same for one device",
+    ),
+    Option(
+        "apply-cgroups",
+        None,
+        TEXT,
+        "FILE",
+        keys=("APPLY_CGROUPS",),
+        group=LIMITS,
+        supported=False,
+        help="limits from a TOML file",
+    ),
+)
+
+_OTHERS = (
+    Option("oci", hidden=True, group=OTHERS, help="an OCI runtime", supported=False),
+    Option("no-oci", hidden=True, group=OTHERS, help="accepted: soliton has one way to run"),
+    Option("keep-layers", hidden=True, group=OTHERS, help="keep an image's layers apart", supported=False),
+    Option("no-compat", hidden=True, group=OTHERS, help="native behaviour in OCI mode", supported=False),
+    Option(
+        "data", None, LIST, "SRC:DEST", hidden=True, group=OTHERS, help="a data container", supported=False
+    ),
+    Option("sif-fuse", hidden=True, group=OTHERS, help="accepted: images are always mounted by FUSE"),
+    Option("tmp-sandbox", hidden=True, group=OTHERS, alias="unsquash", help="another spelling of --unsquash"),
+    Option("no-tmp-sandbox", hidden=True, group=OTHERS, help="accepted: nothing is unpacked unless asked"),
+    Option("no-setgroups", hidden=True, group=OTHERS, help="keep the groups", supported=False),
+    Option("proot", None, TEXT, "PROGRAM", hidden=True, group=OTHERS, help="run by proot", supported=False),
+)
+
+_REGISTRIES = (AUTHFILE, DISABLE_CACHE, NO_HTTPS, NOHTTPS, *DOCKER)
+
+#: Everything that starts a container.
+COMMON = (
+    *_FILES,
+    *_ENVIRONMENT,
+    *_ISOLATION,
+    *_IDENTITY,
+    *_WRITING,
+    *_DEVICES,
+    *_NETWORK,
+    *_LIMITS,
+    *_REGISTRIES,
+    PASSPHRASE,
+    PEM_PATH,
+    TMPDIR,
+    *IGNORE,
+    *_OTHERS,
+)
+
+#: exec, run, shell and test, but not instances.
+FOREGROUND = (*COMMON, *_CWD, *_PID, *_CDI)
+
+SHELL = Option("shell", "s", TEXT, "PROGRAM", keys=("SHELL",), group=ENVIRONMENT, help="the shell to start")
+
+RUNSCRIPT_TIMEOUT = Option(
+    "runscript-timeout",
+    None,
+    DURATION,
+    "TIME",
+    keys=("RUNSCRIPT_TIMEOUT",),
+    group=ENVIRONMENT,
+    supported=False,
+    help="limit for evaluating the image's scripts, as 90s or 1m30s",
+)
+
+BACKGROUND = (
+    Option("boot", keys=("BOOT",), group=INSTANCES, help="start the image's /sbin/init", supported=False),
+    Option(
+        "pid-file",
+        None,
+        TEXT,
+        "FILE",
+        keys=("PID_FILE",),
+        group=INSTANCES,
+        help="write the process id to a file",
+    ),
+    Option(
+        "dmtcp-launch",
+        None,
+        TEXT,
+        "NAME",
+        keys=("DMTCP_LAUNCH",),
+        group=INSTANCES,
+        supported=False,
+        help="run under DMTCP, saving to this checkpoint",
+    ),
+    Option(
+        "dmtcp-restart",
+        None,
+        TEXT,
+        "NAME",
+        keys=("DMTCP_RESTART",),
+        group=INSTANCES,
+        supported=False,
+        help="restart from this DMTCP checkpoint",
+    ),
+)

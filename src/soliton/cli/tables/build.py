@@ -1,0 +1,203 @@
+"""build: a definition file, or any image, into an image."""
+
+from __future__ import annotations
+
+from soliton.cli.commands import Command, Example
+from soliton.cli.options import LIST, TEXT, WHOLE, Option
+from soliton.cli.tables.shared import (
+    AUTHFILE,
+    DISABLE_CACHE,
+    DOCKER,
+    ENCRYPTION,
+    IGNORE,
+    LIBRARY,
+    NO_HTTPS,
+    NOHTTPS,
+    OTHERS,
+    PASSPHRASE,
+    PEM_PATH,
+    REGISTRIES,
+    TMPDIR,
+)
+
+RESULT = "The result"
+STEPS = "Steps"
+INSIDE = "Inside the steps"
+
+OPTIONS = (
+    Option("force", "F", keys=("FORCE",), group=RESULT, help="replace an existing target"),
+    Option("sandbox", "s", keys=("SANDBOX",), group=RESULT, help="make a directory instead of a file"),
+    Option(
+        "update",
+        "u",
+        keys=("UPDATE",),
+        group=RESULT,
+        help="run the definition over an existing sandbox",
+        supported=False,
+    ),
+    Option(
+        "arch",
+        None,
+        TEXT,
+        "NAME",
+        keys=("BUILD_ARCH",),
+        group=RESULT,
+        help="architecture, instead of this machine's",
+    ),
+    Option(
+        "arch-variant",
+        None,
+        TEXT,
+        "NAME",
+        keys=("BUILD_ARCH_VARIANT",),
+        group=RESULT,
+        help="its variant, as v7",
+    ),
+    Option("fix-perms", keys=("FIXPERMS",), group=RESULT, help="the owner may read and write everything"),
+    Option(
+        "reproducible",
+        keys=("REPRODUCIBLE",),
+        group=RESULT,
+        help="the same bytes from the same input (always so)",
+    ),
+    Option(
+        "mksquashfs-args",
+        None,
+        TEXT,
+        "ARGS",
+        keys=("MKSQUASHFS_ARGS",),
+        group=RESULT,
+        supported=False,
+        help="how to compress, in the words of mksquashfs",
+    ),
+    Option("encrypt", "e", group=ENCRYPTION, help="encrypt the image", supported=False),
+    PASSPHRASE,
+    PEM_PATH,
+    Option(
+        "section",
+        None,
+        LIST,
+        "NAME",
+        keys=("SECTION",),
+        default=("all",),
+        group=STEPS,
+        help="only these of setup, files, environment, test, labels, help, runscript, startscript; or all, or none",
+    ),
+    Option("notest", "T", keys=("NOTEST",), group=STEPS, help="leave out %test"),
+    Option(
+        "build-arg", None, WHOLE, "NAME=VALUE", group=STEPS, help="a value for {{ NAME }} in the definition"
+    ),
+    Option("build-arg-file", None, TEXT, "FILE", group=STEPS, help="a file with a NAME=VALUE on each line"),
+    Option("warn-unused-build-args", group=STEPS, help="only warn of arguments that nothing uses"),
+    Option("no-cleanup", keys=("NO_CLEANUP",), group=STEPS, help="keep what a failed build has made"),
+    Option("json", keys=("JSON",), group=STEPS, help="the definition is JSON", supported=False),
+    Option(
+        "fakeroot",
+        "f",
+        keys=("FAKEROOT",),
+        group=INSIDE,
+        help="be root in %post (always so for ordinary users)",
+    ),
+    Option("userns", keys=("USERNS",), group=INSIDE, help="a user namespace (always so)"),
+    Option(
+        "bind",
+        "B",
+        WHOLE,
+        "SRC[:DST[:OPTS]]",
+        group=INSIDE,
+        help="show a file or directory of the host in %post",
+    ),
+    Option(
+        "mount",
+        None,
+        WHOLE,
+        "SPEC",
+        keys=("MOUNT",),
+        additive=True,
+        separator="\n",
+        group=INSIDE,
+        help="the same as type=bind,source=…,destination=…",
+    ),
+    Option(
+        "writable-tmpfs",
+        keys=("WRITABLE_TMPFS",),
+        group=INSIDE,
+        help="%test may write, what it writes is forgotten",
+    ),
+    Option(
+        "data",
+        None,
+        TEXT,
+        "PATH",
+        keys=("DATA",),
+        group=INSIDE,
+        help="a data image for the build",
+        supported=False,
+    ),
+    Option("nv", group=INSIDE, help="NVIDIA GPUs in %post", supported=False),
+    Option(
+        "nvccli", keys=("NVCCLI",), group=INSIDE, help="NVIDIA GPUs by nvidia-container-cli", supported=False
+    ),
+    Option("rocm", group=INSIDE, help="AMD GPUs in %post", supported=False),
+    AUTHFILE,
+    DISABLE_CACHE,
+    NO_HTTPS,
+    NOHTTPS,
+    *DOCKER,
+    Option(
+        "buildkit-host",
+        None,
+        TEXT,
+        "URL",
+        keys=("BUILDKIT_HOST",),
+        bare=True,
+        group=REGISTRIES,
+        supported=False,
+        help="address of a BuildKit daemon",
+    ),
+    LIBRARY,
+    TMPDIR,
+    *IGNORE,
+    Option(
+        "remote",
+        "r",
+        hidden=True,
+        group=OTHERS,
+        help="build elsewhere",
+        supported=False,
+        instead="build here: no privilege is needed",
+    ),
+    Option(
+        "builder", None, TEXT, "URL", hidden=True, group=OTHERS, help="the remote builder", supported=False
+    ),
+    Option(
+        "detached", "d", hidden=True, group=OTHERS, help="do not wait for the remote builder", supported=False
+    ),
+    Option("oci", hidden=True, group=OTHERS, help="make an OCI-SIF", supported=False),
+    Option("no-oci", hidden=True, group=OTHERS, help="accepted: a SIF is what is made"),
+    Option("keep-layers", hidden=True, group=OTHERS, help="keep layers apart in an OCI-SIF", supported=False),
+    Option("no-setgroups", hidden=True, group=OTHERS, help="keep the groups", supported=False),
+)
+
+COMMANDS = (
+    Command(
+        "build",
+        "TARGET SOURCE",
+        "make an image from a definition file or another image",
+        least=2,
+        most=2,
+        options=OPTIONS,
+        handler="soliton.cli.build:build",
+        group="Making images",
+        description=(
+            "SOURCE is a definition file, an image, a sandbox directory, or a URI: docker://, oci:, oci-archive:,"
+            " docker-archive:. TARGET comes first. No privilege is needed, and nothing is left if it fails."
+        ),
+        examples=(
+            Example("soliton build image.sif recipe.def", "from a definition file", "recipe.def"),
+            Example("soliton build --sandbox tree image.sif", "a directory to change", "image.sif"),
+            Example("soliton build --force image.sif tree", "and a file again", "image.sif", "tree"),
+            Example("soliton build alpine.sif docker://alpine:3.20", "from a registry", "registry"),
+        ),
+    ),
+)
