@@ -48,7 +48,7 @@ pub enum Ids {
     Caller,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ImageRoot {
     pub path: Text,
     pub offset: u64,
@@ -56,7 +56,7 @@ pub struct ImageRoot {
     pub ids: Ids,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "RootRecord")]
 pub enum Root {
     Image(ImageRoot),

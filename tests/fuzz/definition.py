@@ -41,4 +41,3 @@ def target(data: bytes) -> None:
     for stage in definition.stages:
         for section in stage.sections:
             script.command(section, "/script")
-            script.stored(section)

@@ -211,12 +211,6 @@ def test_scripts_run_by_sh_stop_at_errors_and_show_commands() -> None:
     )
 
 
-def test_a_stored_script_has_an_interpreter() -> None:
-    assert script.stored(Section("runscript", "", "    echo\n", 1)) == "#!/bin/sh\n\n    echo\n\n"
-    assert script.stored(Section("runscript", "-e", " x\n", 1)) == "#!/bin/sh -e\n\n x\n\n"
-    assert script.stored(Section("test", "", "\n  #! /bin/bash\n y\n", 1)) == "#! /bin/bash\n\n y\n\n"
-
-
 @given(st.binary(max_size=400))
 @example(b"Bootstrap: scratch\n%files\n\\")
 def test_any_bytes_are_a_definition_or_an_error(data: bytes) -> None:

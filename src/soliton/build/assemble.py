@@ -1,0 +1,228 @@
+"""From a stage's layers to an image: one merge, streamed into a SIF, a plain squashfs or a sandbox.
+
+above       the definition's scripts, labels, the definition itself          a tar of our own
+upper       what the steps wrote                                             the overlay's upper directory
+scripts     `/.singularity.d` for a base that has none                       a tar of our own
+base        as it is; a squashfs gives its blocks verbatim
+skeleton    /proc, /tmp, links at the root, for a base that has none         a tar of our own
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from soliton import core, messages
+from soliton.build import plans, stage, tree
+from soliton.build.compression import COMPRESSORS, Packing
+from soliton.build.definition import Stage
+from soliton.build.job import Job, Layer, StageState
+from soliton.errors import TargetError
+from soliton.images import architecture, labels, metadata, metadata_layer, sif_write, squashfs, target
+from soliton.images.target import NewFile
+from soliton.launch.plan import DirectoryRoot, ImageRoot
+
+#: How stages are kept that only other stages read: quickly.
+_FROZEN = Packing(compressor="lz4")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image will hold. objects: of a SIF, before its root partition."""
+
+    layers: tuple[Layer, ...]
+    exclude: tuple[str, ...]
+    ids: str
+    objects: tuple[sif_write.NewObject, ...]
+    architecture: str
+
+
+def contents(job: Job, state: StageState) -> Contents:
+    """The layers of a stage whose steps are done."""
+    base = state.started
+    assert state.upper is not None
+    after = tree.merged(state.base_tree, state.upper)
+    finished = finish(job, state, after)
+    below: list[Layer] = [_layer(base.root)]
+    if not base.is_image:
+        below.insert(0, _tar(job, state, "skeleton", metadata.skeleton()))
+        below.append(_tar(job, state, "scripts", metadata.base()))
+    layers = (
+        *below,
+        {"kind": "directory", "path": state.upper, "whiteouts": "overlay"},
+        _tar(job, state, "above", finished.above),
+    )
+    dropped = [name for name in stage.temporary_names(state) if name not in state.temporary]
+    return Contents(
+        layers=layers,
+        exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),
+        # A root of one id sees other people's files of a sandbox as nobody's.
+        ids="root" if job.single_id and isinstance(base.root, DirectoryRoot) else "keep",
+        objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
+        architecture=_architecture(state),
+    )
+
+
+def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Finished:
+    """What the definition says about the finished image, over what is there; notes go to the user."""
+    facts = labels.BuildFacts(
+        time=job.settings.time,
+        architecture=_architecture(state),
+        header=state.stage.header.keywords if job.update is None or job.settings.force else {},
+        has_help=bool(_text(job, state.stage, "help")),
+        source=state.started.source,
+    )
+    finished = metadata.finish(_sections(job, state.stage), after, facts, force=job.settings.force)
+    for note in finished.notes:
+        messages.warning(note)
+    return finished
+
+
+def write_sif(
+    job: Job, parts: Contents, packing: Packing, file: NewFile, *, sif: sif_write.Layout
+) -> ImageRoot:
+    """The root file system into `file` at the place the SIF has for it; the SIF is completed by `sif_write.finish`."""
+    size = _squash(job, parts, packing, file.fd, sif.partition_offset, file.path)
+    return ImageRoot(file.readable, sif.partition_offset, size)
+
+
+def freeze(job: Job, state: StageState) -> ImageRoot:
+    """A stage as a plain squashfs in the workspace."""
+    path = job.workspace.place(state.folder, "frozen.squashfs")
+    parts = contents(job, state)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        size = _squash(job, parts, _packing(_FROZEN, parts.layers, own=False), fd, 0, path)
+    finally:
+        os.close(fd)
+    return ImageRoot(path, 0, size, "caller" if job.single_id else "stored")
+
+
+def packing(job: Job, parts: Contents) -> Packing:
+    """How the final image is packed: as the user says, else as its base is, whose blocks can then stay as they are."""
+    return _packing(job.settings.packing, parts.layers, own=True)
+
+
+def unpack(image: ImageRoot, directory: str) -> None:
+    """An image as a sandbox: every file the caller's."""
+    core.converse(
+        "unsquash",
+        {
+            "image": {"path": image.path, "offset": image.offset, "size": image.size},
+            "target": directory,
+            "identity": None,
+        },
+    )
+
+
+def replace_directory(made: str, final: str, *, force: bool) -> None:
+    """Gives a finished sandbox its name; an earlier one goes only when the new one is there."""
+    old = None
+    if os.path.lexists(final):
+        if not force:
+            raise target.exists(final)
+        old = f"{made}.old"
+        os.rename(final, old)
+    try:
+        os.rename(made, final)
+    except OSError as error:
+        if old is not None:
+            os.rename(old, final)
+        raise TargetError(f"`{final}` cannot be written", why=error.strerror) from None
+    if old is not None:
+        if os.path.isdir(old) and not os.path.islink(old):
+            from soliton.build.workspace import remove
+
+            remove(old, None)
+        else:
+            os.unlink(old)
+
+
+def _squash(job: Job, parts: Contents, packing: Packing, fd: int, offset: int, shown: str) -> int:
+    request = {
+        "layers": list(parts.layers),
+        "output": {"fd": fd, "offset": offset},
+        "compressor": packing.compressor,
+        "level": packing.level,
+        "block_size": packing.block_size,
+        "epoch": job.settings.time,
+        "clamp": job.settings.clamp,
+        "threads": packing.threads,
+        "ids": parts.ids,
+        "identity": core.encode(job.identity) if job.unprivileged else None,
+        "exclude": list(parts.exclude),
+    }
+    messages.debug(f"squash {json.dumps(request)}")
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            messages.warning(event["message"])
+
+    with target.explaining(shown):
+        done = core.converse("squash", request, on_event, pass_fds=(fd,))
+    return int(done["size"])
+
+
+def _packing(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
+    base = next((layer for layer in layers if layer["kind"] == "squashfs"), None)
+    compressor, block = wish.compressor, wish.block_size
+    if base is not None:
+        with open(base["path"], "rb") as file:
+            file.seek(base["offset"])
+            found = squashfs.check_superblock(file.read(squashfs.SUPERBLOCK_SIZE), base["size"], base["path"])
+        if found.compressor in COMPRESSORS and (compressor is None or not own):
+            compressor = found.compressor
+        block = block or found.block_size
+    return Packing(compressor or "zstd", wish.level, block or 131072, wish.threads)
+
+
+def _layer(root: ImageRoot | DirectoryRoot) -> Layer:
+    if isinstance(root, DirectoryRoot):
+        return {"kind": "directory", "path": root.path, "whiteouts": "none"}
+    return {"kind": "squashfs", "path": root.path, "offset": root.offset, "size": root.size}
+
+
+def _tar(job: Job, state: StageState, name: str, entries: Sequence[metadata_layer.Entry]) -> Layer:
+    path = job.workspace.place(state.folder, f"{name}.tar")
+    with open(path, "wb") as file:
+        file.write(metadata_layer.layer(entries, time=job.settings.time))
+    return {"kind": "tar", "fd": None, "path": path}
+
+
+def _sections(job: Job, stage: Stage) -> metadata.Sections:
+    return metadata.Sections(
+        definition=job.definition.text,
+        environment=_text(job, stage, "environment"),
+        runscript=_script(job, stage, "runscript"),
+        startscript=_script(job, stage, "startscript"),
+        test=_script(job, stage, "test"),
+        help=_text(job, stage, "help"),
+        labels=labels.parse(_text(job, stage, "labels")),
+    )
+
+
+def _text(job: Job, stage: Stage, name: str) -> str:
+    """A section as images keep it: without the line ends at its end."""
+    if not job.settings.choice.wants(name):
+        return ""
+    return (stage.body(name) or "").rstrip("\n")
+
+
+def _script(job: Job, stage: Stage, name: str) -> metadata.Script | None:
+    section = stage.section(name)
+    if section is None or not job.settings.choice.wants(name):
+        return None
+    return metadata.Script(section.body.rstrip("\n"), section.arguments)
+
+
+def _architecture(state: StageState) -> str:
+    return state.started.architecture or architecture.from_machine(os.uname().machine)
+
+
+def clear(directory: str) -> None:
+    """Removes a half-made sandbox."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""What a bootstrap agent is given, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from soliton.build.header import Header
+from soliton.build.plans import Scene
+from soliton.build.workspace import Workspace
+from soliton.launch.plan import DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a stage starts from; read, never written.
+
+    is_image: brings a `/.singularity.d`. oci_config: the configuration of an OCI image, for the SIF. source: reference and
+    digest of an image in a registry. architecture: OCI name, None where nobody says.
+    """
+
+    root: ImageRoot | DirectoryRoot
+    is_image: bool = True
+    oci_config: bytes | None = None
+    source: tuple[str, str] | None = None
+    architecture: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An image of the cache: a SIF, and where it comes from."""
+
+    path: str
+    source: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """How images that are not files here are had; filled in by `soliton.api.build`.
+
+    fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF.
+    """
+
+    fetch: Callable[[str], Fetched]
+
+
+@dataclass(frozen=True)
+class Request:
+    """folder: the stage's own in the workspace, as parts for `Workspace.place`. scene: of the stage, its root still
+    empty. execute: carries out a plan whose payload is on the host or in the base, output going live to the user;
+    capture: its output is returned.
+    environment: the host's. cwd: what relative names in the definition are relative to. say: one line for the user.
+    """
+
+    header: Header
+    name: str
+    workspace: Workspace
+    folder: str
+    scene: Scene
+    sources: Sources
+    execute: Callable[[Plan], None]
+    capture: Callable[[Plan], str]
+    environment: Mapping[str, str]
+    cwd: str
+    say: Callable[[str], None]
+
+    def scene_of(self, root: ImageRoot | DirectoryRoot, surface: DirectSurface | UpperSurface) -> Scene:
+        """The stage's scene with this root."""
+        return replace(self.scene, root=root, surface=surface)
+
+
+Agent = Callable[[Request], Base]

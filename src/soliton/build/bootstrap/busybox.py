@@ -1,0 +1,151 @@
+"""A userland of one static program: the host's busybox, or the one that `MirrorURL` names.
+
+Its applets become links where busybox itself wants them (`/bin/ls`, `/usr/bin/env`, …). The program tells them when it is run
+in the new root, confined like every other step. Same program, same tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from soliton.build.bootstrap.base import Base, Request
+from soliton.errors import BuildError
+from soliton.images import architecture
+from soliton.launch.plan import DirectoryRoot, Environment, Plan, Process, ReadOnlySurface
+
+#: More than twice the largest static busybox there is.
+MAX_SIZE = 16 << 20
+#: Of files that are not the program: a time that is the same in every build.
+TIME = 0
+_APPLET = re.compile(r"(?:bin|sbin|usr/bin|usr/sbin)/[A-Za-z0-9\[_.+-]{1,64}|linuxrc")
+_FOLDERS = ("bin", "sbin", "usr", "usr/bin", "usr/sbin", "etc", "root", "home", "var", "var/tmp", "tmp")
+_FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+}
+
+
+def bootstrap(request: Request) -> Base:
+    url = request.header.get("mirrorurl")
+    version = request.header.get("osversion")
+    if url:
+        program = _download(re.sub(r"%\{OSVERSION\}", lambda _: version, url, flags=re.IGNORECASE))
+    else:
+        program = _of_host(request.environment)
+    _check(program, url or "the host's busybox")
+    root = request.workspace.folder(request.folder, "base", mode=0o755)
+    for folder in _FOLDERS:
+        os.mkdir(f"{root}/{folder}", 0o755)
+        os.chmod(f"{root}/{folder}", 0o1777 if folder.endswith("tmp") else 0o755)
+    for name, text in _FILES.items():
+        _write(f"{root}/{name}", text.encode(), 0o644)
+    _write(f"{root}/bin/busybox", program, 0o755)
+    for path in applets(_list(request, root)):
+        target = os.path.relpath("/bin/busybox", os.path.dirname(f"/{path}"))
+        os.symlink(target, f"{root}/{path}")
+        os.utime(f"{root}/{path}", (TIME, TIME), follow_symlinks=False)
+    for folder in ("", *_FOLDERS):
+        os.utime(f"{root}/{folder}", (TIME, TIME))
+    return Base(DirectoryRoot(root), is_image=False, architecture=architecture.from_elf(program[:64]))
+
+
+def applets(listing: str) -> list[str]:
+    """The paths in what `busybox --list-full` prints, without leading slash, but busybox itself."""
+    found = (line.strip().lstrip("/") for line in listing.splitlines())
+    return sorted({path for path in found if _APPLET.fullmatch(path)} - {"bin/busybox"})
+
+
+def _of_host(environment: Mapping[str, str]) -> bytes:
+    folders = environment.get("PATH", "").split(":")
+    for folder in [*folders, "/bin", "/usr/bin", "/usr/local/bin"]:
+        path = os.path.join(folder, "busybox") if folder else ""
+        if path and os.path.isfile(path):
+            with open(path, "rb") as file:
+                program = file.read(MAX_SIZE + 1)
+            if is_static(program):
+                return program
+    raise BuildError(
+        "there is no static `busybox` on this machine to start from",
+        why="`Bootstrap: busybox` without `MirrorURL` takes the host's",
+        remedy="install the Debian package busybox-static, or give `MirrorURL`",
+    )
+
+
+def _download(url: str) -> bytes:
+    import httpx
+
+    if not url.startswith(("http://", "https://")):
+        raise BuildError(
+            f"`{url}` is no address of busybox", remedy="`MirrorURL` begins with https:// or http://"
+        )
+    program = bytearray()
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=60) as answer:
+            if answer.status_code != 200:
+                raise BuildError(
+                    f"busybox cannot be downloaded from {url}", why=f"the server answers {answer.status_code}"
+                )
+            for piece in answer.iter_raw(1 << 16):
+                program += piece
+                if len(program) > MAX_SIZE:
+                    raise BuildError(
+                        f"what {url} sends is no busybox", why=f"it is larger than {MAX_SIZE} bytes"
+                    )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BuildError(f"busybox cannot be downloaded from {url}", why=str(error)) from None
+    return bytes(program)
+
+
+def _check(program: bytes, origin: str) -> None:
+    made_for = architecture.from_elf(program[:64])
+    if made_for is None or not is_static(program):
+        raise BuildError(f"{origin} is not a static program for Linux")
+    if not architecture.runnable(made_for):
+        raise BuildError(
+            f"{origin} is for {made_for}",
+            why=f"this machine is {architecture.from_machine(os.uname().machine)}",
+        )
+
+
+def is_static(program: bytes) -> bool:
+    """Whether an ELF program is whole and has no interpreter (elf(5): no PT_INTERP among the program headers)."""
+    if len(program) < 64 or program[:4] != b"\x7fELF" or len(program) > MAX_SIZE:
+        return False
+    order = "little" if program[5] == 1 else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(program[at : at + size], order)  # type: ignore[arg-type]
+
+    wide = program[4] == 2
+    table, entry, count = (
+        (number(32, 8), number(54, 2), number(56, 2))
+        if wide
+        else (number(28, 4), number(42, 2), number(44, 2))
+    )
+    return all(number(table + index * entry, 4) != 3 for index in range(count))
+
+
+def _list(request: Request, root: str) -> str:
+    """What the program says its applets are, run in the new root: it may come from anywhere."""
+    return request.capture(
+        Plan(
+            identity=request.scene.identity,
+            root=DirectoryRoot(root),
+            surface=ReadOnlySurface(),
+            mounts=(),
+            process=Process("exec", ("/bin/busybox", "--list-full"), Environment(scripts=False), cwd=("/",)),
+            namespaces=("pid",),
+            name="busybox",
+            reporter=request.scene.reporter,
+        )
+    )
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+    os.chmod(path, mode)
+    os.utime(path, (TIME, TIME))

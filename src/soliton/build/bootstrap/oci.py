@@ -1,0 +1,30 @@
+"""Images of registries, OCI layouts and archives: fetched and converted by the same way as `pull`, from the cache."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from soliton.build.bootstrap.base import Base, Request
+from soliton.build.bootstrap.localimage import of_sif
+from soliton.build.header import Header
+from soliton.errors import BuildError
+from soliton.images.detect import open_image
+
+
+def reference(header: Header, cwd: str) -> str:
+    """The header as one reference: `docker://REGISTRY/NAMESPACE/FROM`, or `oci:PATH[:TAG]` with an absolute path."""
+    agent, source = header.agent, header.get("from")
+    if agent != "docker":
+        return f"{agent}:{os.path.join(cwd, source)}"
+    source = source.removeprefix("docker://").removeprefix("//")
+    return "docker://" + posixpath.join(header.get("registry"), header.get("namespace"), source)
+
+
+def bootstrap(request: Request) -> Base:
+    wanted = reference(request.header, request.cwd)
+    fetched = request.sources.fetch(wanted)
+    image = open_image(fetched.path)
+    if image.sif is None:
+        raise BuildError(f"`{wanted}` gave no SIF")
+    return of_sif(image, fetched.source, config=True)

@@ -1,0 +1,196 @@
+"""A whole build: the steps of every stage in order, then the image under its name, or nothing.
+
+    result = build(request)
+
+The request is settled by `soliton.api.build`; here is only the order of things, and the three forms of a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from soliton import messages
+from soliton.build import assemble, carry_out, layout, plans, stage, tree
+from soliton.build.bootstrap import Sources
+from soliton.build.definition import Definition
+from soliton.build.job import Job, Settings, StageState
+from soliton.build.steps import Step, plan_steps
+from soliton.build.workspace import Workspace, remove, workspace
+from soliton.images import sif_write
+from soliton.images.target import new_image
+from soliton.launch.plan import Bind, DirectoryRoot, Identity, ImageRoot, ReadOnlySurface, TmpfsSurface
+
+__all__ = ["Request", "build"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """target: absolute. sandbox: a directory instead of a file. fix_perms: its owner may read and write everything.
+
+    tmpdir: (directory, who says so) for the workspace. keep: the workspace stays, to be looked into.
+    """
+
+    definition: Definition
+    target: str
+    settings: Settings
+    identity: Identity
+    sources: Sources
+    tmpdir: tuple[str, str]
+    sandbox: bool = False
+    fix_perms: bool = False
+    keep: bool = False
+
+
+def build(request: Request) -> None:
+    """Builds; when this returns the target is there. Raises BuildError, LaunchError, TargetError and what agents raise."""
+    steps = plan_steps(request.definition, request.settings.choice)
+    owner = request.identity if request.identity.uid_map else None
+    with workspace(*request.tmpdir, owner, keep=request.keep) as place:
+        job = Job(
+            request.definition,
+            request.settings,
+            request.identity,
+            place,
+            request.sources,
+            update=request.target if request.settings.choice.update else None,
+        )
+        stages = [stage.start(job, index) for index in range(len(request.definition.stages))]
+        image = next(step for step in steps if step.kind == "image")
+        before, after = steps[: steps.index(image)], steps[steps.index(image) + 1 :]
+        for number, step in enumerate(before, 1):
+            _announce(number, len(steps), step)
+            _carry_out(job, stages, step)
+        number = len(before) + 1
+        if job.update is not None:
+            _announce(number, len(steps), replace(image, title=f"writing into {request.target}"))
+            _update(job, stages[-1])
+            _tests(job, stages[-1], DirectoryRoot(job.update), after, number, len(steps))
+        elif request.sandbox:
+            _announce(number, len(steps), replace(image, title=f"making the sandbox {request.target}"))
+            with _new_directory(request.target, force=request.settings.force) as made:
+                assemble.unpack(assemble.freeze(job, stages[-1]), made)
+                _fix_modes(made, everything=request.fix_perms)
+                _tests(job, stages[-1], DirectoryRoot(made), after, number, len(steps))
+        else:
+            _announce(number, len(steps), replace(image, title=f"writing {request.target}"))
+            parts = assemble.contents(job, stages[-1])
+            sif = sif_write.plan_sif(parts.objects)
+            with new_image(request.target, force=request.settings.force) as file:
+                root = assemble.write_sif(job, parts, assemble.packing(job, parts), file, sif=sif)
+                _tests(job, stages[-1], root, after, number, len(steps))
+                sif_write.finish(
+                    file.fd, sif, partition_size=root.size, architecture=parts.architecture, time=None
+                )
+
+
+def _announce(number: int, count: int, step: Step) -> None:
+    messages.info(f"[{number}/{count}] {step.title}")
+
+
+def _carry_out(job: Job, stages: list[StageState], step: Step) -> None:
+    state = stages[step.stage]
+    if job.update is not None and step.stage == len(stages) - 1 and state.base is None and step.kind != "pre":
+        stage.start_update(job, state, job.update)
+    match step.kind:
+        case "pre":
+            stage.pre(job, state, step)
+        case "bootstrap":
+            stage.start_from(job, state)
+        case "copy":
+            stage.copy(job, state, step, stages)
+        case "setup":
+            stage.setup(job, state, step)
+        case "post":
+            stage.post(job, state, step)
+        case "freeze":
+            state.frozen = assemble.freeze(job, state)
+        case "test":
+            assert state.frozen is not None
+            _test(job, state, state.frozen, step)
+        case "image":
+            raise AssertionError("the last stage's image is made by `build`")
+
+
+def _tests(
+    job: Job,
+    state: StageState,
+    root: ImageRoot | DirectoryRoot,
+    steps: tuple[Step, ...],
+    done: int,
+    count: int,
+) -> None:
+    for number, step in enumerate(steps, done + 1):
+        _announce(number, count, step)
+        _test(job, state, root, step)
+
+
+def _test(job: Job, state: StageState, root: ImageRoot | DirectoryRoot, step: Step) -> None:
+    """`%test` in the finished image, which it cannot change."""
+    assert step.section is not None
+    if isinstance(root, ImageRoot):
+        root = replace(root, ids="caller" if job.single_id else "stored")
+    surface = TmpfsSurface(64 << 20) if job.settings.writable_test else ReadOnlySurface()
+    scene = replace(state.scene, root=root, surface=surface)
+    with _temporary(job.workspace, state.folder) as binds:
+        ended = carry_out.execute(
+            plans.test(replace(scene, binds=(*binds, *scene.binds))), job.settings.environment
+        )
+    carry_out.check(ended, step.section, job.definition.name)
+
+
+@contextlib.contextmanager
+def _temporary(place: Workspace, folder: str) -> Iterator[tuple[Bind, ...]]:
+    """Directories of the test's own at /tmp and /var/tmp, as a container has them."""
+    name = f"tmp-{secrets.token_hex(4)}"
+    yield tuple(
+        Bind(place.folder(folder, f"{name}{number}", mode=0o1777), target, origin="%test")
+        for number, target in enumerate(("/tmp", "/var/tmp"))
+    )
+
+
+def _update(job: Job, state: StageState) -> None:
+    """Metadata into a sandbox that the steps have written to."""
+    assert job.update is not None
+    if state.base is None:
+        stage.start_update(job, state, job.update)
+    after, _ = tree.read(DirectoryRoot(job.update))
+    finished = assemble.finish(job, state, after)
+    found = layout.look(DirectoryRoot(job.update), finished.above)
+    stage.put(job, state, layout.plan(finished.above, found))
+    for path in finished.removed:
+        with contextlib.suppress(OSError):
+            os.unlink(job.update + path)
+
+
+@contextlib.contextmanager
+def _new_directory(final: str, *, force: bool) -> Iterator[str]:
+    """A directory beside `final` that becomes it when the block ends without an exception."""
+    folder, name = os.path.split(final)
+    made = os.path.join(folder, f".{name[:200]}.partial-{secrets.token_hex(6)}")
+    try:
+        yield made
+        assemble.replace_directory(made, final, force=force)
+    finally:
+        if os.path.lexists(made):
+            remove(made, None)
+
+
+def _fix_modes(directory: str, *, everything: bool) -> None:
+    """Directories their owner can enter, so that the sandbox can be used and removed; `--fix-perms`: files too."""
+    for folder, names, files in os.walk(directory):
+        for name in names:
+            _grant(os.path.join(folder, name), 0o700)
+        if everything:
+            for name in files:
+                _grant(os.path.join(folder, name), 0o600)
+
+
+def _grant(path: str, bits: int) -> None:
+    mode = os.lstat(path).st_mode
+    if mode & bits != bits and not os.path.islink(path):
+        with contextlib.suppress(OSError):
+            os.chmod(path, (mode & 0o7777) | bits)

@@ -1,0 +1,121 @@
+"""Carrying out one plan or host script, and telling what went wrong.
+
+A plan is executed by the core as a child; if it cannot get as far as the payload, the core hands its record to the
+plan's reporter, which here is a line of Python that leaves it in a file for us to explain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from soliton import core
+from soliton.build import console
+from soliton.build.definition import Section
+from soliton.errors import BuildError, LaunchError, SolitonError
+from soliton.launch.plan import Plan
+
+_LEAVE_IN_FILE = "import sys; open(sys.argv[1], 'w').write(sys.argv[2])"
+#: Lines of output repeated in an error.
+_SHOWN = 5
+
+
+def reporter(path: str) -> tuple[str, ...]:
+    """argv that leaves a failure's record at `path`."""
+    return sys.executable, "-I", "-S", "-c", _LEAVE_IN_FILE, path
+
+
+def execute(plan: Plan, environment: Mapping[str, str]) -> console.Ended:
+    """Runs a plan to its payload's end, output going live to the user. environment: of the core itself.
+
+    Raises LaunchError if the payload could not be started.
+    """
+    ended = console.run(_starter(plan, environment))
+    _check_report(plan)
+    return ended
+
+
+def capture(plan: Plan, environment: Mapping[str, str], limit: int = 1 << 20) -> str:
+    """What the payload prints. Raises LaunchError if it could not be started, BuildError if it fails."""
+    child = _starter(plan, environment)(subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
+    try:
+        out, err = child.communicate()
+    except BaseException:
+        console.end(child)
+        raise
+    _check_report(plan)
+    if child.returncode != 0:
+        raise BuildError(
+            f"`{' '.join(plan.process.argv)}` failed with status {child.returncode}",
+            why=err.decode(errors="replace").strip()[-400:] or None,
+        )
+    return out[:limit].decode("utf-8", "replace")
+
+
+def host_script(argv: tuple[str, ...], environment: Mapping[str, str], cwd: str) -> console.Ended:
+    """Runs a script of the definition on the host, as the user."""
+
+    def start(stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            argv, stdin=stdin, stdout=stdout, stderr=stderr, env=dict(environment), cwd=cwd, umask=0o022
+        )
+
+    return console.run(start)
+
+
+def check(ended: console.Ended, section: Section, name: str) -> None:
+    """Raises BuildError if a section's script failed."""
+    if ended.status == 0:
+        return
+    place = f"{name}:{section.line}"
+    lines = ended.last_lines[-_SHOWN:]
+    raise BuildError(
+        f"`%{section.name}` failed with exit status {ended.status} ({place})",
+        why="its last output: " + " | ".join(lines) if lines else "it printed nothing",
+    )
+
+
+def _starter(plan: Plan, environment: Mapping[str, str]) -> console.Starter:
+    def start(stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+        return core.start("launch", plan, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
+
+    return start
+
+
+def _check_report(plan: Plan) -> None:
+    path = plan.reporter[-1] if plan.reporter else None
+    if path is None or not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read(1 << 16)
+    os.unlink(path)
+    try:
+        record: dict[str, Any] = json.loads(text)
+    except ValueError:
+        record = {"code": "died", "detail": text}
+    raise explain(record)
+
+
+#: Filled in from `soliton.launch` so that there is one explanation of each failure.
+Explain = Callable[[Mapping[str, Any]], SolitonError]
+
+
+def explain(record: Mapping[str, Any]) -> SolitonError:
+    """The failure as the user should read it."""
+    code, path, detail = record.get("code"), record.get("path"), record.get("detail")
+    reason = os.strerror(record["errno"]) if record.get("errno") else ""
+    what = " ".join(filter(None, (str(record.get("call") or ""), str(path or ""))))
+    if code == "overlay":
+        return LaunchError(
+            "the temporary directory cannot hold the changes of a build",
+            why=f"overlay is refused there: {reason or detail}",
+            remedy="name a directory on a local disk (ext4, xfs, btrfs, tmpfs) with `--tmpdir` or SOLITON_TMPDIR",
+        )
+    return LaunchError(
+        f"a step of the build could not be started ({code})",
+        why=": ".join(filter(None, (what, reason, detail))),
+    )

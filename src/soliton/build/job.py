@@ -1,0 +1,83 @@
+"""What a whole build is about, and what is known of each of its stages while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from soliton.build.bootstrap import Base, Sources
+from soliton.build.compression import Packing
+from soliton.build.definition import Definition, Stage
+from soliton.build.plans import Scene
+from soliton.build.steps import Choice
+from soliton.build.workspace import Workspace
+from soliton.launch.plan import Bind, Identity, ImageRoot
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose.
+
+    time: Unix seconds that the image tells as its own. clamp: no file is younger than that, for images that are the
+    same every time. writable_test: `%test` may write, into memory. environment: the host's. injected:
+    `APPTAINERENV_*`. cwd: what relative names are relative to.
+    """
+
+    choice: Choice
+    time: int
+    environment: Mapping[str, str]
+    cwd: str
+    clamp: bool = False
+    force: bool = False
+    packing: Packing = field(default_factory=Packing)
+    binds: tuple[Bind, ...] = ()
+    injected: Mapping[str, str] = field(default_factory=dict)
+    writable_test: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """identity: the builder's, root inside. update: the sandbox that the last stage is, None for an ordinary build."""
+
+    definition: Definition
+    settings: Settings
+    identity: Identity
+    workspace: Workspace
+    sources: Sources
+    update: str | None = None
+
+    @property
+    def single_id(self) -> bool:
+        return sum(entry.count for entry in self.identity.uid_map) == 1
+
+    @property
+    def unprivileged(self) -> bool:
+        return bool(self.identity.uid_map)
+
+
+@dataclass
+class StageState:
+    """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
+
+    temporary: names that `/tmp` and `/var/tmp` had before %post. frozen: the stage as an image.
+    """
+
+    index: int
+    stage: Stage
+    folder: str
+    scene: Scene
+    upper: str | None = None
+    base: Base | None = None
+    base_tree: dict[str, bytes] = field(default_factory=dict)
+    temporary: frozenset[str] = frozenset()
+    frozen: ImageRoot | None = None
+
+    @property
+    def started(self) -> Base:
+        assert self.base is not None, "the stage is bootstrapped first"
+        return self.base
+
+
+#: A layer of `squash`, see docs/architecture.md.
+Layer = dict[str, Any]

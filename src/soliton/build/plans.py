@@ -1,0 +1,171 @@
+"""The plan of each step of a build that needs the stage's root: pure functions from facts to `Plan`.
+
+A step happens in one of two places. In the container: the root is `/`, with its own /proc, /dev and process tree, a clean
+environment and the host's network (`%post`, `%test`). On the host: the root lies at a directory, everything else is
+the host's (`%setup`, and copying where the image has nothing that could run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from soliton.images.metadata import POST_ENVIRONMENT, POST_LABELS
+from soliton.launch.plan import (
+    Bind,
+    Copy,
+    Dev,
+    DirectoryRoot,
+    Environment,
+    Identity,
+    ImageRoot,
+    Mount,
+    Plan,
+    Proc,
+    Process,
+    Surface,
+    SynthesizedFile,
+    Sys,
+)
+
+#: Holds what a step needs inside, and is never part of an image.
+STEP_FOLDER = "/.soliton-build"
+SCRIPT = f"{STEP_FOLDER}/post.script"
+APT_CONF = f"{STEP_FOLDER}/apt.conf"
+#: apt hands downloading to another user and checks that this worked, which a root of a single id cannot have.
+APT_AS_ROOT = 'APT::Sandbox::User "root";\n'
+#: Variables of the host that reach a step in the container.
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
+PASSED = ("TERM", "SOURCE_DATE_EPOCH", *_PROXIES, *(name.upper() for name in _PROXIES))
+_PREFIXES = ("SOLITON", "APPTAINER", "SINGULARITY")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the steps of one stage have in common.
+
+    surface: where writes go. environment: the host's, whole. injected: `APPTAINERENV_*`. hosts, resolv_conf: texts of
+    the host's files, None where there is none. binds: of the user. reporter: see Plan.
+    """
+
+    identity: Identity
+    root: ImageRoot | DirectoryRoot
+    surface: Surface
+    environment: Mapping[str, str]
+    injected: Mapping[str, str] = field(default_factory=dict)
+    hosts: str | None = None
+    resolv_conf: str | None = None
+    binds: tuple[Bind, ...] = ()
+    reporter: tuple[str, ...] = ()
+
+    @property
+    def single_id(self) -> bool:
+        """Root is all there is: ownership and devices are emulated."""
+        return sum(entry.count for entry in self.identity.uid_map) == 1
+
+
+def both(name: str, value: str) -> dict[str, str]:
+    """A variable under every prefix by which scripts know it."""
+    return {f"{prefix}_{name}": value for prefix in _PREFIXES}
+
+
+def in_container(scene: Scene, argv: tuple[str, ...], script: str, copies: tuple[Copy, ...] = ()) -> Plan:
+    """A step inside: `argv` runs the text `script`, which lies at SCRIPT, as root, in `/`."""
+    files = [SynthesizedFile(SCRIPT, script, 0o755, origin="%post")]
+    variables = {**both("ENVIRONMENT", POST_ENVIRONMENT), **both("LABELS", POST_LABELS), "HOME": "/root"}
+    if scene.single_id:
+        files.append(SynthesizedFile(APT_CONF, APT_AS_ROOT, origin="single-id root"))
+        variables["APT_CONFIG"] = APT_CONF
+    return Plan(
+        identity=scene.identity,
+        root=scene.root,
+        surface=scene.surface,
+        mounts=(*_system(scene), *files, *scene.binds),
+        process=_process(scene, "exec", argv, variables),
+        namespaces=("pid",),
+        copies=copies,
+        name="%post",
+        reporter=scene.reporter,
+    )
+
+
+def test(scene: Scene) -> Plan:
+    """The image's own test, as `test` would run it, but as the builder."""
+    return Plan(
+        identity=scene.identity,
+        root=scene.root,
+        surface=scene.surface,
+        mounts=(*_system(scene), *scene.binds),
+        process=_process(scene, "test", (), {"HOME": "/root"}),
+        namespaces=("pid",),
+        name="%test",
+        reporter=scene.reporter,
+    )
+
+
+def on_host(
+    scene: Scene,
+    argv: tuple[str, ...],
+    mount_at: str,
+    cwd: str,
+    copies: tuple[Copy, ...] = (),
+    *,
+    mounts: tuple[Mount, ...] = (),
+    more: Mapping[str, str] | None = None,
+) -> Plan:
+    """A step on the host, with the root at `mount_at`. mounts: in the root. more: variables."""
+    variables = {
+        **scene.environment,
+        **both("ENVIRONMENT", POST_ENVIRONMENT),
+        **both("ROOTFS", mount_at),
+        **(more or {}),
+    }
+    return Plan(
+        identity=scene.identity,
+        root=scene.root,
+        surface=scene.surface,
+        mounts=mounts,
+        process=Process(
+            action="exec",
+            argv=argv,
+            environment=Environment(fixed=variables, evaluate=False, scripts=False),
+            cwd=(cwd, "/"),
+            umask=0o022,
+            capabilities="all",
+            emulate_root=scene.single_id,
+        ),
+        copies=copies,
+        mount_at=mount_at,
+        name="%setup",
+        reporter=scene.reporter,
+    )
+
+
+def _system(scene: Scene) -> tuple[Mount, ...]:
+    taken = {bind.target for bind in scene.binds}
+    mounts: list[Mount] = [
+        Proc(origin="build"),
+        Sys(origin="build"),
+        Dev(minimal=True, origin="build"),
+    ]
+    for target, text in (("/etc/hosts", scene.hosts), ("/etc/resolv.conf", scene.resolv_conf)):
+        if text is not None and target not in taken:
+            # Not quite the host's text: package managers replace a file that looks untouched, which a mount forbids.
+            mounts.append(SynthesizedFile(target, text + "\n", optional=True, origin="build"))
+    return tuple(mounts)
+
+
+def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mapping[str, str]) -> Process:
+    assert action in ("exec", "test")
+    passed = {name: scene.environment[name] for name in PASSED if name in scene.environment}
+    return Process(
+        action="test" if action == "test" else "exec",
+        argv=argv,
+        environment=Environment(
+            host={**passed, "LANG": "C"}, injected=dict(scene.injected), fixed=dict(variables)
+        ),
+        cwd=("/",),
+        umask=0o022,
+        capabilities="all",
+        emulate_root=scene.single_id,
+    )

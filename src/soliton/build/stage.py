@@ -1,0 +1,243 @@
+"""The steps of one stage, carried out: one function per kind of step.
+
+There is no unpacked root: the base lies below, read-only, and what steps write goes to the stage's upper directory. A base
+that is a sandbox being updated is the exception: it is written itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from soliton import messages
+from soliton.build import carry_out, console, layout, plans, script, tree
+from soliton.build.bootstrap import Base, Request, bootstrap
+from soliton.build.definition import Files, Section, Stage
+from soliton.build.job import Job, StageState
+from soliton.build.steps import Step
+from soliton.errors import BuildError
+from soliton.images import metadata
+from soliton.images.metadata_layer import Entry
+from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
+
+#: What a step needs where all its work is done by the core.
+NOTHING_TO_RUN = ("/bin/sh", "-c", ":")
+
+
+def start(job: Job, index: int) -> StageState:
+    """A stage before its first step."""
+    folder = f"stage-{index + 1}"
+    job.workspace.folder(folder)
+    nothing = job.workspace.folder(folder, "empty", mode=0o755)
+    scene = plans.Scene(
+        identity=job.identity,
+        root=DirectoryRoot(nothing),
+        surface=DirectSurface(),
+        environment=job.settings.environment,
+        injected=job.settings.injected,
+        hosts=_host_file("/etc/hosts"),
+        resolv_conf=_host_file("/etc/resolv.conf"),
+        binds=job.settings.binds,
+        reporter=carry_out.reporter(job.workspace.place(folder, "failure.json")),
+    )
+    return StageState(index, job.definition.stages[index], folder, scene)
+
+
+def pre(job: Job, state: StageState, step: Step) -> None:
+    """`%pre`: on the host, as the user, before there is anything."""
+    assert step.section is not None
+    path = _script_file(job, state, step.section)
+    variables = {
+        **job.settings.environment,
+        **plans.both("ENVIRONMENT", metadata.POST_ENVIRONMENT),
+        **plans.both("ROOTFS", _mount_point(job, state)),
+    }
+    ended = carry_out.host_script(script.command(step.section, path), variables, job.settings.cwd)
+    carry_out.check(ended, step.section, job.definition.name)
+
+
+def start_from(job: Job, state: StageState) -> None:
+    """The bootstrap: a base, an upper directory over it, and what every step needs in that."""
+    request = Request(
+        header=state.stage.header,
+        name=job.definition.name,
+        workspace=job.workspace,
+        folder=state.folder,
+        scene=state.scene,
+        sources=job.sources,
+        execute=lambda plan: _agent_step(job, state, plan),
+        capture=lambda plan: carry_out.capture(plan, job.settings.environment),
+        environment=job.settings.environment,
+        cwd=job.settings.cwd,
+        say=messages.warning,
+    )
+    base = bootstrap(request)
+    root = _with_ids(job, base.root)
+    state.base = base
+    state.base_tree, _ = tree.read(root)
+    if base.oci_config is not None:
+        # Written by the conversion for an image of its own; this build's definition takes its place.
+        state.base_tree.pop(metadata.DEFINITION, None)
+    if not base.is_image:
+        state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
+    apps = metadata.for_apps(_apps(state.stage), state.base_tree)
+    wanted = [*layout.NEEDED, *apps]
+    found = layout.look(root, wanted)
+    state.upper = job.workspace.folder(state.folder, "upper", mode=found["/"].mode if "/" in found else 0o755)
+    work = job.workspace.folder(state.folder, "work")
+    layout.write(state.upper, layout.plan(wanted, found))
+    state.scene = _scene(state, root, UpperSurface(state.upper, work))
+
+
+def start_update(job: Job, state: StageState, sandbox: str) -> None:
+    """In place of the bootstrap: the sandbox itself is the root, and is written."""
+    root = DirectoryRoot(sandbox)
+    state.base = Base(root)
+    state.scene = _scene(state, root, DirectSurface())
+    state.base_tree, _ = tree.read(root)
+    apps = metadata.for_apps(_apps(state.stage), state.base_tree)
+    wanted = [*layout.NEEDED, *apps]
+    put(job, state, layout.plan(wanted, layout.look(root, wanted)))
+
+
+def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) -> None:
+    """`%files`, `%files from STAGE`, `%appfiles APP`."""
+    assert step.files is not None
+    source = next((s for s in stages if step.files.stage and s.stage.name == step.files.stage), None)
+    copies = tuple(plan_copies(step.files, source.frozen if source else None, job.settings.cwd))
+    for item in copies:
+        messages.verbose(f"copying {item.source} to {item.target}")
+    _on_host(job, state, copies=copies)
+
+
+def plan_copies(files: Files, from_root: ImageRoot | None, cwd: str) -> list[Copy]:
+    """The copies of a section. Sources on the host are relative to `cwd`, in a stage to its root; links are followed
+    on the host, and kept below what is named in a stage.
+    """
+    copies = []
+    for transfer in files.transfers:
+        source = transfer.source
+        if from_root is None:
+            source = os.path.join(cwd, source)
+        elif not source.startswith("/"):
+            source = f"/{source}"
+        if files.app is not None:
+            target = f"/scif/apps/{files.app}/{(transfer.target or transfer.source).lstrip('/')}"
+        else:
+            target = transfer.target if transfer.target is not None else transfer.source
+            target = target if target.startswith("/") else f"/{target}"
+        copies.append(Copy(source, target, follow=from_root is None, from_root=from_root))
+    return copies
+
+
+def setup(job: Job, state: StageState, step: Step) -> None:
+    """`%setup`: on the host, with the root at a directory."""
+    assert step.section is not None
+    path = _script_file(job, state, step.section)
+    ended = _on_host(job, state, script.command(step.section, path))
+    carry_out.check(ended, step.section, job.definition.name)
+
+
+def post(job: Job, state: StageState, step: Step) -> None:
+    """`%post`: in the container."""
+    assert step.section is not None
+    state.temporary = frozenset(temporary_names(state))
+    plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), step.section.body)
+    ended = carry_out.execute(plan, job.settings.environment)
+    carry_out.check(ended, step.section, job.definition.name)
+
+
+def temporary_names(state: StageState) -> list[str]:
+    """What lies in the stage's temporary directories: what %post leaves there does not enter the image."""
+    if state.upper is None:
+        return []
+    found: list[str] = []
+    for folder in ("/tmp", "/var/tmp"):
+        try:
+            with os.scandir(state.upper + folder) as entries:
+                found += [f"{folder}/{entry.name}" for entry in entries]
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def put(job: Job, state: StageState, entries: Sequence[Entry]) -> None:
+    """Entries into a root that is written itself. The core puts them there, following links inside the root only."""
+    folder = job.workspace.folder(state.folder, f"put-{os.urandom(4).hex()}")
+    copies = []
+    for number, entry in enumerate(entries):
+        name = entry.path.rsplit("/", 1)[1]
+        source = f"{folder}/{number}/{name}"
+        os.makedirs(os.path.dirname(source))
+        layout.write(os.path.dirname(source), [replace(entry, path=f"/{name}")])
+        copies.append(Copy(source, os.path.dirname(entry.path).rstrip("/") + "/", follow=False))
+    if copies:
+        _on_host(job, state, copies=tuple(copies))
+
+
+def _on_host(
+    job: Job, state: StageState, argv: tuple[str, ...] = NOTHING_TO_RUN, copies: tuple[Copy, ...] = ()
+) -> console.Ended:
+    plan = plans.on_host(state.scene, argv, _mount_point(job, state), job.settings.cwd, copies)
+    return carry_out.execute(plan, job.settings.environment)
+
+
+def _agent_step(job: Job, state: StageState, plan: Plan) -> None:
+    ended = carry_out.execute(plan, job.settings.environment)
+    if ended.status != 0:
+        raise BuildError(
+            f"`{os.path.basename(plan.process.argv[0])}` failed with exit status {ended.status} "
+            f"({job.definition.name}:{state.stage.header.line})",
+            why="its last output: " + " | ".join(ended.last_lines[-3:]) if ended.last_lines else None,
+        )
+
+
+def _scene(
+    state: StageState, root: DirectoryRoot | ImageRoot, surface: UpperSurface | DirectSurface
+) -> plans.Scene:
+    return replace(state.scene, root=root, surface=surface)
+
+
+def _with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | ImageRoot:
+    """A root of a single id can only be shown files that are its own."""
+    if isinstance(root, DirectoryRoot):
+        return root
+    return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
+
+
+def _apps(stage: Stage) -> list[metadata.App]:
+    return [
+        metadata.App(
+            name=app,
+            environment=stage.body("appenv", app) or "",
+            runscript=stage.body("apprun", app) or "",
+            startscript=stage.body("appstart", app) or "",
+            test=stage.body("apptest", app) or "",
+            help=stage.body("apphelp", app) or "",
+            labels=stage.body("applabels", app) or "",
+        )
+        for app in stage.apps
+    ]
+
+
+def _mount_point(job: Job, state: StageState) -> str:
+    path = job.workspace.place(state.folder, "root")
+    os.makedirs(path, mode=0o755, exist_ok=True)
+    return path
+
+
+def _script_file(job: Job, state: StageState, section: Section) -> str:
+    path = job.workspace.place(state.folder, f"{section.name}.script")
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(section.body)
+    os.chmod(path, 0o755)
+    return path
+
+
+def _host_file(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return None

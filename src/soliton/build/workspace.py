@@ -1,0 +1,138 @@
+"""The private directory in which one build happens, and its end.
+
+    soliton-build-XXXXXXXX/      0700
+        stage-N/base             what an agent makes where there is no image to start from
+        stage-N/upper, work      what the stage writes, as an overlay
+        stage-N/root             where the stage's root is mounted for `%setup`
+        stage-N/…                scripts, records of failures
+
+It holds only what is new: a base image stays where it is. Files in it may belong to mapped ids, so that only the core can
+remove it. The directory must lie on a file system that can be the upper of an overlay; `/tmp` often is memory, so
+the default is `/var/tmp`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from soliton import core
+from soliton.errors import BuildError, TargetError
+from soliton.launch.plan import Identity
+
+PREFIX = "soliton-build-"
+#: Searched where nobody says otherwise: disk first.
+DEFAULTS = ("/var/tmp", "/tmp")
+#: Variables that name the place, strongest first.
+VARIABLES = ("SOLITON_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """path: absolute."""
+
+    path: str
+
+    def place(self, *parts: str) -> str:
+        """A path inside. Its directories are made, the last part is not."""
+        whole = os.path.join(self.path, *parts)
+        os.makedirs(os.path.dirname(whole), mode=0o700, exist_ok=True)
+        return whole
+
+    def folder(self, *parts: str, mode: int = 0o700) -> str:
+        """A new directory inside."""
+        whole = self.place(*parts)
+        os.mkdir(whole)
+        os.chmod(whole, mode)
+        return whole
+
+
+def parent(option: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Where workspaces are made, and who says so: `--tmpdir`, a variable, or the default."""
+    if option:
+        return os.path.abspath(option), "--tmpdir"
+    for name in VARIABLES:
+        if environment.get(name):
+            return os.path.abspath(environment[name]), name
+    for default in DEFAULTS:
+        if os.path.isdir(default) and os.access(default, os.W_OK | os.X_OK):
+            return default, "the default"
+    return tempfile.gettempdir(), "the default"
+
+
+@contextlib.contextmanager
+def workspace(
+    parent: str, origin: str, identity: Identity | None, *, keep: bool = False
+) -> Iterator[Workspace]:
+    """A new workspace in `parent`; when the block ends, however it ends, nothing of it is left.
+
+    origin: what names `parent`, for messages. identity: whose ids the files may belong to. keep: leave it there.
+    """
+    try:
+        path = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
+    except OSError as error:
+        raise TargetError(
+            f"no temporary directory can be made in `{parent}`",
+            why=f"{error.strerror} ({origin})",
+            remedy="name a directory on a local disk with `--tmpdir` or SOLITON_TMPDIR",
+        ) from None
+    try:
+        yield Workspace(path)
+    finally:
+        if not keep:
+            with _undisturbed():
+                remove(path, identity)
+
+
+def remove(path: str, identity: Identity | None) -> None:
+    """Removes a tree whose files may belong to mapped ids, or have modes that lock their owner out."""
+    with contextlib.suppress(OSError):
+        _open_up(path)
+    shutil.rmtree(path, ignore_errors=True)
+    if not os.path.lexists(path):
+        return
+    try:
+        core.converse("remove", {"path": path, "identity": core.encode(identity)})
+    except core.CoreError as error:
+        raise BuildError(
+            f"the temporary directory `{path}` could not be removed",
+            why=str(error),
+            remedy="remove it by hand",
+        ) from None
+
+
+def _open_up(path: str) -> None:
+    """Directories that lock their owner out (the overlay's work directory has mode 0) are opened, as far as they are ours."""
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            mode = os.lstat(inner).st_mode
+            if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+                with contextlib.suppress(OSError):
+                    os.chmod(inner, 0o700)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C does not stop the cleaning up."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def free_name(directory: str, name: str) -> str:
+    """A path in `directory` that is not taken, beginning with `name`."""
+    return str(Path(directory) / f"{name}-{os.urandom(4).hex()}")
