@@ -5,7 +5,9 @@
 //! that, and a writable upper directory stays free of mount points. Where overlay is refused, directories
 //! that lack an entry are remade from binds.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -16,7 +18,10 @@ use super::mounts::Missing;
 use super::resolve::{self, Kind};
 use super::session::Session;
 use super::{trees, underlay};
-use crate::plan::{Layer, Plan, Root, Surface};
+use crate::fuse;
+use crate::plan::{self, ImageRoot, Layer, Plan, Root, Surface};
+use crate::squashfs::format as squashfs;
+use crate::squashfs::reader::Image;
 use crate::text::Text;
 
 /// A root that is attached nowhere yet, and the writable layer that goes over it.
@@ -49,11 +54,30 @@ pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
                 Kind::File => Err(Failure::new("image", "open_tree", Errno::NOTDIR).at(path)),
             }
         }
-        Root::Image(image) => {
-            let _ = plan;
-            Err(Failure::because("image", "this core cannot mount images yet").at(&image.path))
-        }
+        Root::Image(image) => image_tree(image, plan),
     }
+}
+
+/// Mounts an image by its own server, which ends with the last user of the mount.
+fn image_tree(image: &ImageRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
+    let unreadable = |error: &squashfs::Error| Failure {
+        errno: if let squashfs::Error::Io(_) = error { error.errno() } else { 0 },
+        ..Failure::because("image", error.to_string()).at(&image.path)
+    };
+    let file = File::open(image.path.as_path()).map_err(|error| unreadable(&error.into()))?;
+    let opened = Image::open(Arc::new(file), image.offset, image.size).map_err(|error| unreadable(&error))?;
+    let ids = match image.ids {
+        plan::Ids::Stored => fuse::Ids::Stored,
+        plan::Ids::Caller => fuse::Ids::All { uid: plan.identity.uid, gid: plan.identity.gid },
+    };
+    fuse::spawn_server(opened, ids, &image.path.to_string()).map_err(|error| {
+        let code = match (error.call, error.errno) {
+            ("/dev/fuse" | "fsopen", Errno::NOENT | Errno::NODEV | Errno::NXIO) => "fuse-missing",
+            ("/dev/fuse", _) | (_, Errno::PERM | Errno::ACCESS) => "fuse-denied",
+            _ => "mount",
+        };
+        Failure::new(code, error.call, error.errno).at(&image.path)
+    })
 }
 
 /// Puts the root together in the session; the result is attached there.
