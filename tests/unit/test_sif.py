@@ -214,7 +214,7 @@ SECOND = FIRST + sif.DESCRIPTOR_SIZE
     ("at", "form", "value", "why"),
     [
         (80, "<q", -1, "negative"),
-        (80, "<q", 44, "counts 44 free descriptors, the table has 45"),
+        (80, "<q", 43, "counts 43 free descriptors, the table has 45"),
         (80, "<q", 49, "49 free descriptors of 48"),
         (88, "<q", 1 << 40, "more than 16384"),
         (88, "<q", 47, "cannot have 28080 bytes"),
@@ -246,6 +246,12 @@ def test_another_version_is_not_called_damage(tmp_path: Path) -> None:
 def test_an_odd_id_is_noted_but_read(tmp_path: Path) -> None:
     data = patched(write(tmp_path / "a.sif"), SECOND + 5, "<I", 77)
     assert parse(data).oddities == ("the object in slot 2 has the id 77",)
+
+
+def test_an_edit_that_was_cut_off_before_the_header_leaves_a_readable_file(tmp_path: Path) -> None:
+    for free in (44, 46):
+        read = parse(patched(write(tmp_path / "a.sif"), 80, "<q", free))
+        assert read.oddities == (f"the SIF header counts {free} free descriptors, the table has 45",)
 
 
 def test_two_roots_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Machine architectures under their four names: SIF code, OCI name, ELF header and `uname -m`.
 
 The OCI name (`amd64`, `arm64`, …) is the one used everywhere else in the package. Tables and pure functions;
-the only look at the machine is `host` and the binfmt_misc check of `runnable`.
+the only look at the machine is `host_architecture` and the binfmt_misc check of `runnable`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from typing import Literal
+
+from soliton.errors import ImageError
 
 #: Two-digit codes of the SIF header and of partition descriptors.
 SIF_CODES = {
@@ -85,7 +87,7 @@ def from_machine(machine: str) -> str:
     return machine
 
 
-def host() -> str:
+def host_architecture() -> str:
     """OCI name of this machine."""
     return from_machine(os.uname().machine)
 
@@ -118,10 +120,23 @@ def runnable(name: str, on: str | None = None) -> bool:
     Natively, as the 32-bit companion of a 64-bit machine, or by an emulator registered with binfmt_misc that
     the kernel holds open (flag F): only such a one is found from inside a container.
     """
-    here = on or host()
+    here = on or host_architecture()
     if name == here or _COMPATIBLE.get(here) == name:
         return True
     return on is None and _emulated(name, "/proc/sys/fs/binfmt_misc")
+
+
+def require_runnable(name: str | None, image: str) -> None:
+    """Raises ImageError unless programs of the image called `image`, made for `name`, start here. None is not known,
+    and passes.
+    """
+    if name is None or runnable(name):
+        return
+    raise ImageError(
+        f"`{image}` cannot run on this machine",
+        why=f"it is made for {name}, and this machine is {host_architecture()}",
+        remedy=f"get one for {host_architecture()}, or have an emulator for {name} registered with binfmt_misc (flag F)",
+    )
 
 
 def _emulated(name: str, folder: str) -> bool:

@@ -150,7 +150,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
     root: ImageRoot | None = None
     encryption: Literal["luks", "gocryptfs"] | None = None
     if partition.fs == _sif.FS_SQUASHFS:
-        root = _squashfs_partition(fd, path, primary, shown)
+        root = _squashfs_partition(fd, path, primary, shown, "its root partition")
     elif partition.fs == _sif.FS_LUKS_SQUASHFS:
         encryption = "luks"
     elif partition.fs == _sif.FS_GOCRYPTFS:
@@ -172,15 +172,15 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
         if overlay is None or overlay.role != _sif.PART_OVERLAY or item.group != primary.group:
             continue
         if overlay.fs == _sif.FS_SQUASHFS:
-            layers.append(_squashfs_partition(fd, path, item, shown))
+            layers.append(_squashfs_partition(fd, path, item, shown, f"overlay {item.id}"))
         elif overlay.fs == _sif.FS_EXT3 and writable is None:
             writable = item
     return Image(path, "sif", root, status, sif.architecture, sif, tuple(layers), writable, encryption)
 
 
-def _squashfs_partition(fd: int, path: str, item: Descriptor, shown: str) -> ImageRoot:
+def _squashfs_partition(fd: int, path: str, item: Descriptor, shown: str, part: str) -> ImageRoot:
     superblock = os.pread(fd, SUPERBLOCK_SIZE, item.offset)
-    check_superblock(superblock, item.size, shown)
+    check_superblock(superblock, item.size, shown, part)
     return ImageRoot(path, item.offset, item.size)
 
 

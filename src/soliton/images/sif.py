@@ -168,7 +168,9 @@ class Descriptor:
 
     @property
     def sbom(self) -> int | None:
-        return struct.unpack_from("<i", self.extra)[0] if self.type == SBOM else None
+        if self.type != SBOM:
+            return None
+        return int.from_bytes(self.extra[:4], "little", signed=True)
 
     @property
     def digest(self) -> str | None:
@@ -281,9 +283,10 @@ def parse_header(head: bytes, length: int, name: str) -> Header:
     if t_off < HEADER_SIZE:
         raise _damaged(name, "the SIF descriptors overlap the header")
     if t_off + t_size > length:
-        # The header alone tells how long the file was, if it can be believed.
-        whole = d_off + d_size
-        raise _truncated(name, length, whole if t_off + t_size <= whole < 1 << 62 else t_off + t_size)
+        # Where the table should be and where data should end agree in a file that was cut short.
+        if t_off + t_size <= d_off + d_size < 1 << 63:
+            raise _truncated(name, length, d_off + d_size)
+        raise _damaged(name, f"the SIF descriptors end at byte {t_off + t_size} of a file of {length} bytes")
     if free > total:
         raise _damaged(name, f"the SIF header counts {free} free descriptors of {total}")
     return Header(
@@ -313,7 +316,7 @@ def parse_table(header: Header, table: bytes, length: int, name: str) -> Sif:
         used = table[start + 4]
         if used == 0:
             continue
-        item = _descriptor(table, start, slot)
+        item = parse_descriptor(table, start, slot)
         if used != 1:
             raise _damaged(name, f"descriptor {slot + 1} is neither used nor unused")
         _check_extent(item, header, name)
@@ -336,15 +339,17 @@ def parse_table(header: Header, table: bytes, length: int, name: str) -> Sif:
         raise _damaged(name, f"a data object ends at byte {needed} of a file of {length} bytes")
     if primaries > 1:
         raise _damaged(name, f"it has {primaries} primary partitions")
-    if header.free != header.total - len(objects):
-        raise _damaged(
-            name,
-            f"the SIF header counts {header.free} free descriptors, the table has {header.total - len(objects)}",
-        )
+    unused = header.total - len(objects)
+    if header.free != unused:
+        told = f"the SIF header counts {header.free} free descriptors, the table has {unused}"
+        # An edit that was cut off between table and header leaves them one apart.
+        if abs(header.free - unused) > 1:
+            raise _damaged(name, told)
+        oddities.append(told)
     return Sif(header, tuple(objects), length, tuple(oddities))
 
 
-def _descriptor(table: bytes, start: int, slot: int) -> Descriptor:
+def parse_descriptor(table: bytes, start: int, slot: int) -> Descriptor:
     (kind, _, id, group, link, offset, size, padded, created, modified, uid, gid, name, extra) = (
         DESCRIPTOR.unpack_from(table, start)
     )

@@ -30,18 +30,18 @@ class Superblock:
     bytes_used: int
 
 
-def check_superblock(head: bytes, size: int, name: str) -> Superblock:
+def check_superblock(head: bytes, size: int, name: str, part: str = "its root partition") -> Superblock:
     """The superblock of the squashfs at the start of `head`, for which `size` bytes are there.
 
-    Raises ImageError, naming `name`, if it is none, is damaged or runs past its end.
+    part: where in the image that is, for people. Raises ImageError, naming `name`, if it is none, is damaged or runs past its end.
     """
     if len(head) < SUPERBLOCK_SIZE or size < SUPERBLOCK_SIZE:
         if head[:4] != b"hsqs"[: len(head[:4])]:
-            raise _damaged(name, "its root partition has no squashfs in it")
+            raise _damaged(name, f"{part} has no squashfs in it")
         raise _truncated(name, min(len(head), size), SUPERBLOCK_SIZE)
     (magic, inodes, time, block, _, kind, log, _, ids, major, minor, _, used) = _LAYOUT.unpack_from(head)
     if magic != 0x73717368:
-        raise _damaged(name, "its root partition has no squashfs in it")
+        raise _damaged(name, f"{part} has no squashfs in it")
     if (major, minor) != (4, 0):
         raise ImageError(
             f"`{name}` holds a squashfs of version {major}.{minor}",
