@@ -64,8 +64,7 @@ def _read_tree(root: object) -> Mapping[str, bytes]:
         if path.startswith(place) and file.kind == "directory" and "/" not in path.removeprefix(place)
     )
     if apps:
-        paths = [path for app in apps for path in inspection.app_paths(app)]
-        tree.update(_contents(core.read_files(root, paths, limit=LARGEST)))
+        tree = _contents(core.read_files(root, inspection.wanted_paths(apps), limit=LARGEST))
     return tree
 
 

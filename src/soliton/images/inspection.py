@@ -40,14 +40,12 @@ class Described:
     apps: Mapping[str, Described] = field(default_factory=dict)
 
 
-def wanted_paths() -> list[str]:
-    """Paths for `core.read_files` that give the `tree` of `inspect_tree`, but for what is in apps."""
-    return [f"{PREFIX}/*", f"{PREFIX}/env/*", f"{PREFIX}/bootstrap_history/*", f"{APPS}/*", "/.build.labels"]
-
-
-def app_paths(app: str) -> list[str]:
-    """The same for one app, whose name a first look at `/scif/apps/*` has given."""
-    return [f"{APPS}/{app}/scif/*", f"{APPS}/{app}/scif/env/*"]
+def wanted_paths(apps: tuple[str, ...] = ()) -> list[str]:
+    """Paths for `core.read_files` that give the `tree` of `inspect_tree`; the apps' names come from a first look."""
+    paths = [f"{PREFIX}/*", f"{PREFIX}/env/*", f"{PREFIX}/bootstrap_history/*", f"{APPS}/*", "/.build.labels"]
+    for app in apps:
+        paths += [f"{APPS}/{app}/scif/*", f"{APPS}/{app}/scif/env/*"]
+    return paths
 
 
 def inspect_tree(tree: Mapping[str, bytes]) -> Described:
