@@ -15,6 +15,8 @@ pub mod text;
 pub fn run_verb(verb: &str, fd: i32) -> i32 {
     match verb {
         "launch" => launch::run(fd),
+        "probe" => launch::probe::run(fd),
+        "remove" => launch::remove::run(fd),
         _ => {
             eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
             255

@@ -48,7 +48,7 @@ pub enum Ids {
     Caller,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRoot {
     pub path: Text,
     pub offset: u64,
@@ -56,7 +56,7 @@ pub struct ImageRoot {
     pub ids: Ids,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RootRecord")]
 pub enum Root {
     Image(ImageRoot),

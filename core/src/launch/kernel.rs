@@ -202,3 +202,11 @@ pub fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     })
     .map(drop)
 }
+
+/// Whether this kernel's filters can make a call succeed without effect.
+pub fn filters_are_known() -> Result<(), Errno> {
+    let action = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: the kernel reads the action during the call.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) })
+        .map(drop)
+}

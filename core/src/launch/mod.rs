@@ -4,15 +4,19 @@
 //! goes to the plan's reporter; afterwards there is no reporter to be found, and a few messages are told here.
 
 pub mod capabilities;
+pub mod copies;
 pub mod dev;
 pub mod failure;
 pub mod files;
+pub mod glob;
 pub mod identity;
 pub mod init;
 pub mod kernel;
 pub mod mounts;
 pub mod namespaces;
+pub mod probe;
 pub mod process;
+pub mod remove;
 pub mod resolve;
 pub mod root;
 pub mod seccomp;
@@ -23,7 +27,7 @@ pub mod underlay;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, RawFd};
 
-use failure::Failure;
+use failure::{Context, Failure};
 use init::Inside;
 use rustix::fs::Mode;
 
@@ -65,16 +69,27 @@ fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
     namespaces::enter(plan)?;
     // Before there is a PID namespace: the server of an image belongs to no container.
     let opened = root::open(plan)?;
+    let copies = copies::open(plan)?;
     let inside = init::enter(plan)?;
     let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;
     let missing = match plan.surface {
         plan::Surface::Direct => Vec::new(),
         _ => mounts::missing(opened.tree.as_fd(), &mut prepared)?,
     };
+    let copies = copies.find()?;
+    let place = root::place(plan)?;
     let session = session::Session::start()?;
     let root = root::assemble(opened, plan, &missing, &session)?;
     mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
-    root::enter(root.as_fd())?;
+    copies.carry_out(root.as_fd())?;
+    match place {
+        None => root::enter(root.as_fd())?,
+        // The host's own root stays.
+        Some(place) => {
+            trees::attach(root.as_fd(), place.as_fd()).failed("mount", "move_mount")?;
+            session.end()?;
+        }
+    }
     Ok(inside)
 }
 

@@ -24,7 +24,7 @@ pub fn open(root: BorrowedFd<'_>, path: &Text, flags: OFlags) -> Result<OwnedFd,
 }
 
 /// Opens one name of a directory, not following it.
-fn open_name(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+pub fn open_name(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     open_as(directory, name, flags | OFlags::NOFOLLOW, ResolveFlags::empty())
 }
 

@@ -44,6 +44,15 @@ fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
     rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("overlay", "open", path)
 }
 
+/// The directory of the host at which the root is to appear.
+pub fn place(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &Text| {
+        rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("mount", "open", path)
+    };
+    plan.mount_at.as_ref().map(open).transpose()
+}
+
 /// A root as a mount that is attached nowhere.
 pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
     match root {
