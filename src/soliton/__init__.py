@@ -5,8 +5,7 @@ The public Python API. Names are loaded when first used, so that importing the p
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
@@ -17,6 +16,8 @@ _HOMES: dict[str, str] = {
 __all__ = ["SolitonError", "__version__"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from soliton.errors import SolitonError
 
 
@@ -24,4 +25,4 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'soliton' has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    return getattr(__import__(home, fromlist=(name,)), name)
