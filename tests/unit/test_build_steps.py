@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from soliton.build import plans, stage
@@ -10,7 +12,7 @@ from soliton.build.compression import parse as read_packing
 from soliton.build.definition import Definition, Files, parse
 from soliton.build.steps import Choice, plan_steps, post_section, read_sections
 from soliton.build.transfers import Transfer
-from soliton.errors import NotSupported, UsageError
+from soliton.errors import BuildError, NotSupported, UsageError
 from soliton.launch.plan import (
     Bind,
     Copy,
@@ -124,33 +126,59 @@ def test_words_of_section_are_checked() -> None:
         read_sections(["lables"])
 
 
-@pytest.mark.parametrize(
-    ("target", "source", "expected"),
-    [
-        (None, "a/b", "/a/b"),
-        ("/opt/", "a", "/opt/"),
-        ("opt", "a", "/opt"),
-        (None, "/etc/hosts", "/etc/hosts"),
-    ],
-)
-def test_targets_of_files(target: str | None, source: str, expected: str) -> None:
-    (copy,) = stage.plan_copies(Files((Transfer(source, target, 1),), 1), None, "/work")
-    assert copy.target == expected
-    assert copy.follow and copy.from_root is None
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    for name in ("a", "b c", "x1", "x2", "[y]", "sub/z1", "sub/z2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return str(tmp_path)
 
 
-def test_sources_are_relative_to_the_working_directory_or_the_stage_s_root() -> None:
-    files = Files((Transfer("a b", None, 1), Transfer("/c", "/d", 2)), 1)
-    assert [copy.source for copy in stage.plan_copies(files, None, "/w")] == ["/w/a b", "/c"]
+def copies(place: str, *transfers: tuple[str, str | None], app: str | None = None) -> list[tuple[str, str]]:
+    files = Files(tuple(Transfer(source, target, 7) for source, target in transfers), 6, app=app)
+    planned = stage.plan_copies(files, None, place, "x.def")
+    assert all(copy.follow and copy.from_root is None for copy in planned)
+    return [(copy.source.removeprefix(place), copy.target) for copy in planned]
+
+
+def test_a_file_without_a_target_keeps_its_path(place: str) -> None:
+    assert copies(place, ("sub/z1", None), ("b c", None)) == [("/sub/z1", "/sub/z1"), ("/b c", "/b c")]
+
+
+def test_targets_are_absolute(place: str) -> None:
+    assert copies(place, ("a", "opt"), ("a", "/opt/")) == [("/a", "/opt"), ("/a", "/opt/")]
+
+
+def test_patterns_are_looked_for_in_the_working_directory(place: str) -> None:
+    assert copies(place, ("x*", "/opt")) == [("/x1", "/opt/"), ("/x2", "/opt/")]
+    assert copies(place, ("sub/z?", None)) == [("/sub/z1", "/sub/z1"), ("/sub/z2", "/sub/z2")]
+    assert copies(place, ("{a,x2}", "/opt/")) == [("/a", "/opt/"), ("/x2", "/opt/")]
+    assert copies(place, ("**/z1", "/opt")) == [("/sub/z1", "/opt")]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(place: str) -> None:
+    assert copies(place, ("[y]", "/y")) == [("/\\[y]", "/y")]
+
+
+@pytest.mark.parametrize("source", ["none", "none*", "/none", "{}"])
+def test_a_missing_file_is_said_with_its_line(place: str, source: str) -> None:
+    with pytest.raises(BuildError, match=r"x\.def:7: no"):
+        copies(place, (source, "/y"))
+
+
+def test_files_of_another_stage_are_found_in_its_root() -> None:
+    files = Files((Transfer("c", None, 1), Transfer("/d*", "e", 2)), 1, stage="build")
     root = ImageRoot("/x", 0, 4096)
-    assert stage.plan_copies(files, root, "/w")[0] == Copy("/a b", "/a b", follow=False, from_root=root)
+    assert stage.plan_copies(files, root, "/w", "x.def") == [
+        Copy("/c", "", follow=False, from_root=root),
+        Copy("/d*", "/e", follow=False, from_root=root),
+    ]
 
 
-def test_files_of_an_app_go_to_its_directory() -> None:
-    files = Files((Transfer("x", None, 1), Transfer("x", "/y", 1)), 1, app="foo")
-    assert [copy.target for copy in stage.plan_copies(files, None, "/w")] == [
-        "/scif/apps/foo/x",
-        "/scif/apps/foo/y",
+def test_files_of_an_app_go_to_its_directory(place: str) -> None:
+    assert copies(place, ("a", None), ("a", "/y"), app="foo") == [
+        ("/a", "/scif/apps/foo/a"),
+        ("/a", "/scif/apps/foo/y"),
     ]
 
 

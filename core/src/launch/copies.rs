@@ -56,9 +56,11 @@ impl<'p> Opened<'p> {
         for copy in self.copies {
             let root = self.root_of(copy);
             let paths = glob::expand(root, &copy.source).failed_at("copy-source", "glob", &copy.source)?;
+            // What is named itself in another root is meant, not a link that happens to stand for it there.
+            let follow = copy.follow || copy.from_root.is_some();
             let places: Result<Vec<Place>, Failure> = paths
                 .iter()
-                .map(|path| Place::find(root, path, copy.follow).failed_at("copy-source", "openat2", path))
+                .map(|path| Place::find(root, path, follow).failed_at("copy-source", "openat2", path))
                 .collect();
             sources.push(places?);
         }
@@ -95,6 +97,8 @@ impl Found<'_> {
 struct Place {
     /// The name it was asked for by, for a target that is a directory.
     name: Vec<u8>,
+    /// The path it was asked for by, for a copy without a target.
+    asked: Text,
     path: Vec<u8>,
     fd: OwnedFd,
     stat: Stat,
@@ -115,7 +119,9 @@ impl Place {
         };
         let fd = resolve::open(root, &Text::new(entry.clone()), OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = resolve::kind_of(fd.as_fd())?.1;
-        Ok(Place { name: name.to_vec(), path: entry, fd, stat })
+        // `tree/.` is what is in the tree.
+        let name = if name == b"." { b"" } else { name };
+        Ok(Place { name: name.to_vec(), asked: path.clone(), path: entry, fd, stat })
     }
 
     /// An entry of this directory.
@@ -126,7 +132,7 @@ impl Place {
         if follow && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             return Place::find(root, &Text::new(path), true);
         }
-        Ok(Place { name: name.to_vec(), path, fd, stat })
+        Ok(Place { name: name.to_vec(), asked: Text::new(path.clone()), path, fd, stat })
     }
 
     fn file_type(&self) -> FileType {
@@ -183,12 +189,13 @@ struct Work<'r> {
 impl Work<'_> {
     /// Where a source goes: a directory of the target root and a name in it.
     fn destination(&self, copy: &Copy, place: &Place, many: bool) -> Result<(Parent, Vec<u8>), Failure> {
-        let target = &copy.target;
+        let own = copy.target.is_empty();
+        let target = if own { &place.asked } else { &copy.target };
         let refuse = |errno| Failure::new("copy-target", "openat2", errno).at(target);
         let location = Location::find(self.to, target).map_err(refuse)?;
         let is_directory = location.exists()
             && resolve::kind_of(location.deepest(self.to)).map_err(refuse)?.0 == Kind::Directory;
-        let into = is_directory || many || target.as_bytes().ends_with(b"/");
+        let into = !own && (is_directory || many || target.as_bytes().ends_with(b"/"));
         let mut names: Vec<Vec<u8>> = location.names().map(<[u8]>::to_vec).collect();
         let name = if into && !place.name.is_empty() { Some(place.name.clone()) } else { names.pop() };
         let Some(name) = name else {

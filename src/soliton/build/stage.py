@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from soliton import messages
-from soliton.build import carry_out, console, layout, plans, script, tree
+from soliton.build import carry_out, console, layout, plans, script, sources, tree
 from soliton.build.bootstrap import Base, Request, bootstrap
 from soliton.build.definition import Files, Section, Stage
 from soliton.build.job import Job, StageState
@@ -105,30 +105,38 @@ def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) 
     """`%files`, `%files from STAGE`, `%appfiles APP`."""
     assert step.files is not None
     source = next((s for s in stages if step.files.stage and s.stage.name == step.files.stage), None)
-    copies = tuple(plan_copies(step.files, source.frozen if source else None, job.settings.cwd))
+    copies = tuple(
+        plan_copies(step.files, source.frozen if source else None, job.settings.cwd, job.definition.name)
+    )
     for item in copies:
         messages.verbose(f"copying {item.source} to {item.target}")
     _on_host(job, state, copies=copies)
 
 
-def plan_copies(files: Files, from_root: ImageRoot | None, cwd: str) -> list[Copy]:
-    """The copies of a section. Sources on the host are relative to `cwd`, in a stage to its root; links are followed
-    on the host, and kept below what is named in a stage.
+def plan_copies(files: Files, from_root: ImageRoot | None, cwd: str, name: str) -> list[Copy]:
+    """The copies of a section. Sources on the host are looked for in `cwd`; in another stage they are relative to its
+    root. name: the definition, for messages.
     """
     copies = []
     for transfer in files.transfers:
-        source = transfer.source
-        if from_root is None:
-            source = os.path.join(cwd, source)
-        elif not source.startswith("/"):
-            source = f"/{source}"
-        if files.app is not None:
-            target = f"/scif/apps/{files.app}/{(transfer.target or transfer.source).lstrip('/')}"
-        else:
-            target = transfer.target if transfer.target is not None else transfer.source
-            target = target if target.startswith("/") else f"/{target}"
-        copies.append(Copy(source, target, follow=from_root is None, from_root=from_root))
+        if from_root is not None:
+            source = f"/{transfer.source.lstrip('/')}"
+            copies.append(Copy(source, _inside(transfer.target), follow=False, from_root=from_root))
+            continue
+        found = sources.find(transfer, cwd, name)
+        target = transfer.target
+        if len(found) > 1 and target is not None and not target.endswith("/"):
+            target += "/"
+        for path in found:
+            inside = target if target is not None else path
+            inside = f"/scif/apps/{files.app}/{inside.lstrip('/')}" if files.app else _inside(inside)
+            copies.append(Copy(sources.literal(os.path.join(cwd, path)), inside))
     return copies
+
+
+def _inside(target: str | None) -> str:
+    """A target as an absolute path; none stays none, which is the source's own path."""
+    return "" if target is None else f"/{target.lstrip('/')}"
 
 
 def setup(job: Job, state: StageState, step: Step) -> None:
@@ -171,7 +179,9 @@ def put(job: Job, state: StageState, entries: Sequence[Entry]) -> None:
         source = f"{folder}/{number}/{name}"
         os.makedirs(os.path.dirname(source))
         layout.write(os.path.dirname(source), [replace(entry, path=f"/{name}")])
-        copies.append(Copy(source, os.path.dirname(entry.path).rstrip("/") + "/", follow=False))
+        copies.append(
+            Copy(sources.literal(source), os.path.dirname(entry.path).rstrip("/") + "/", follow=False)
+        )
     if copies:
         _on_host(job, state, copies=tuple(copies))
 

@@ -204,8 +204,10 @@ Mount = Bind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFi
 class Copy:
     """Before the payload starts, `source` is copied to `target` in the root, as `cp -a` (or `cp -rL`) does.
 
-    from_root: where `source` is: None for the host, else an image or directory, resolved inside it.
-    source may hold glob characters. A target that ends in "/" or is a directory receives the source's name.
+    from_root: where `source` is: None for the host, else an image or directory, resolved inside it; a link named
+    as such a source is followed, those below it as `follow` says.
+    source may hold glob characters. A target that ends in "/" or is a directory receives the source's name; one that
+    is empty is the source's own path. A source that ends in "/." is what is in the directory.
     """
 
     source: str
