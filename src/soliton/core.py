@@ -111,6 +111,8 @@ def start(
             stderr=stderr,
             env=env,
             process_group=process_group,
+            # A file that meets the limit on file sizes is an error of write(2) and not the core's death.
+            restore_signals=False,
         )
 
 

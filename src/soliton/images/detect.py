@@ -11,8 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from soliton.errors import ImageError, NotSupported
 from soliton.images import sif as _sif
@@ -29,8 +28,7 @@ SNIFFED = 2048
 _LAUNCH_WORD = b" run-singularity"
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A recognised image.
 
     path: absolute. root: what a container can be started from; None where that takes another step first, and then

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from soliton.errors import ImageError, SolitonError
 from soliton.images import architecture, sif, target
@@ -93,8 +93,7 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
             raise
         packed = pack_descriptor(item, slot, offset, size, offset - end, stamp)
         objects = sorted((*image.objects, _unpack(packed, slot)), key=lambda other: other.slot)
-        changed = replace(
-            header,
+        changed = header._replace(
             free=header.free - 1,
             modified=stamp,
             data_size=offset + size - header.data_offset,
@@ -109,8 +108,7 @@ def delete(path: str, id: int) -> None:
 
     def without(image: Sif, item: Descriptor) -> _Edit:
         primary = item == image.primary
-        header = replace(
-            image.header,
+        header = image.header._replace(
             free=image.header.free + 1,
             modified=_now(image.header),
             architecture=architecture.UNKNOWN_CODE if primary else image.header.architecture,
@@ -135,7 +133,7 @@ def set_primary(path: str, id: int) -> None:
             _with_role(other, roles[other.id], stamp) if other.id in roles else other
             for other in image.objects
         )
-        return _Edit(replace(image.header, modified=stamp, architecture=partition.code), objects)
+        return _Edit(image.header._replace(modified=stamp, architecture=partition.code), objects)
 
     _change(path, id, promoted)
 
@@ -230,8 +228,8 @@ def _partition(item: NewObject) -> sif.Partition | None:
 def _with_role(item: Descriptor, role: int, stamp: int) -> Descriptor:
     partition = item.partition
     assert partition is not None
-    extra = replace(partition, role=role).pack().ljust(384, b"\0")
-    return replace(item, extra=extra, modified=stamp)
+    extra = partition._replace(role=role).pack().ljust(384, b"\0")
+    return item._replace(extra=extra, modified=stamp)
 
 
 def _now(header: Header) -> int:

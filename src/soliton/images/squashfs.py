@@ -10,7 +10,7 @@ Little-endian, see squashfs(4.0). Reading what lies behind is the core's work.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from soliton.errors import ImageError
 
@@ -19,8 +19,7 @@ SUPERBLOCK_SIZE = 96
 COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 
 
-@dataclass(frozen=True)
-class Superblock:
+class Superblock(NamedTuple):
     """inodes: files of all kinds, hard links once. time: Unix seconds. bytes_used: length without padding."""
 
     inodes: int

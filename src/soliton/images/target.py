@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import secrets
 import stat
 from collections.abc import Iterator
@@ -108,10 +109,22 @@ def explaining(path: str) -> Iterator[None]:
         raise
     except CoreError as error:
         if error.code == "no-space":
-            raise explain(OSError(errno.ENOSPC, ""), path) from None
+            raise explain(OSError(errno.EFBIG if _limited(path) else errno.ENOSPC, ""), path) from None
         if error.code == "quota":
             raise explain(OSError(errno.EDQUOT, ""), path) from None
         raise
+
+
+def _limited(path: str) -> bool:
+    """Whether a file that found no space met the limit on file sizes: there is one, and there is room."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        there = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return False
+    return there.f_bavail * there.f_frsize > limit
 
 
 def explain(error: OSError, path: str) -> SolitonError:
