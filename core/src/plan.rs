@@ -367,6 +367,8 @@ pub struct Process {
     pub capabilities: Capabilities,
     #[serde(default)]
     pub emulate_root: bool,
+    #[serde(default)]
+    pub emulate_devices: bool,
     #[serde(default = "yes")]
     pub init: bool,
     #[serde(default)]

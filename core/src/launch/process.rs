@@ -62,7 +62,9 @@ pub fn confine(plan: &Plan) -> Result<(), Failure> {
     }
     capabilities::keep(&plan.process.capabilities)?;
     if plan.process.emulate_root {
-        seccomp::emulate_root()?;
+        seccomp::emulate(seccomp::Emulated::OwnershipAndDevices)?;
+    } else if plan.process.emulate_devices {
+        seccomp::emulate(seccomp::Emulated::Devices)?;
     }
     Ok(())
 }

@@ -91,22 +91,30 @@ const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Lets ownership and device calls of this process and its descendants succeed without effect.
-pub fn emulate_root() -> Result<(), Failure> {
+/// What is to succeed without effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emulated {
+    /// Making device nodes only: ids are mapped, and changing ownership works.
+    Devices,
+    OwnershipAndDevices,
+}
+
+/// Lets such calls of this process and its descendants succeed without effect.
+pub fn emulate(what: Emulated) -> Result<(), Failure> {
     if ABIS.is_empty() {
         return Err(Failure::because("seccomp", "root cannot be emulated on this kind of machine yet"));
     }
-    kernel::install_filter(&program()).failed("seccomp", "seccomp")?;
+    kernel::install_filter(&program(what)).failed("seccomp", "seccomp")?;
     match secure_computing_mode() {
         Ok(SecureComputingMode::Filter) => Ok(()),
         _ => Err(Failure::because("seccomp", "the filter did not take effect")),
     }
 }
 
-fn program() -> Vec<libc::sock_filter> {
+fn program(what: Emulated) -> Vec<libc::sock_filter> {
     let mut program = vec![statement(LOAD, ARCHITECTURE)];
     for abi in ABIS {
-        let block = block(abi);
+        let block = block(abi, what);
         // Another ABI: over this block to the next one. Blocks are far shorter than a jump may be.
         program.push(jump(EQUAL, abi.name, 0, block.len() as u8));
         program.extend(block);
@@ -116,11 +124,12 @@ fn program() -> Vec<libc::sock_filter> {
 }
 
 /// What happens to a call of one ABI; every path through it returns.
-fn block(abi: &Abi) -> Vec<libc::sock_filter> {
+fn block(abi: &Abi, what: Emulated) -> Vec<libc::sock_filter> {
+    let ignored = if what == Emulated::Devices { &[] } else { abi.ignored };
     let mut block = vec![statement(LOAD, NUMBER)];
     // Behind the comparisons: one verdict for each, and how far it is from there is known at the end.
-    for (position, number) in abi.ignored.iter().enumerate() {
-        let behind = abi.ignored.len() - position - 1;
+    for (position, number) in ignored.iter().enumerate() {
+        let behind = ignored.len() - position - 1;
         block.push(jump(EQUAL, *number, behind as u8 + 1, 0));
     }
     // One more step leads over "succeed" to the device calls.
@@ -158,7 +167,10 @@ mod tests {
 
     /// What the filter says of a call, by the rules of classic BPF.
     fn verdict(architecture: u32, number: u32, arguments: [u32; 4]) -> u32 {
-        let program = program();
+        judge(&program(Emulated::OwnershipAndDevices), architecture, number, arguments)
+    }
+
+    fn judge(program: &[libc::sock_filter], architecture: u32, number: u32, arguments: [u32; 4]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let step = program[at];
@@ -188,6 +200,18 @@ mod tests {
             assert_eq!(verdict(abi.name, 1, [0; 4]), ALLOWED);
         }
         assert_eq!(verdict(0x1234_5678, ABIS[0].ignored[0], [0; 4]), ALLOWED);
+    }
+
+    #[test]
+    fn ownership_calls_are_real_where_ids_are_mapped() {
+        let program = program(Emulated::Devices);
+        for abi in ABIS {
+            for &number in abi.ignored {
+                assert_eq!(judge(&program, abi.name, number, [0; 4]), ALLOWED, "{number}");
+            }
+            let device = [7, 7, libc::S_IFCHR, 0x103];
+            assert_eq!(judge(&program, abi.name, abi.mknodat, device), DONE);
+        }
     }
 
     #[test]

@@ -59,6 +59,11 @@ class Scene:
     reporter: tuple[str, ...] = ()
 
     @property
+    def mapped(self) -> bool:
+        """Root in a user namespace only."""
+        return bool(self.identity.uid_map)
+
+    @property
     def single_id(self) -> bool:
         """Root is all there is: ownership and devices are emulated."""
         return sum(entry.count for entry in self.identity.uid_map) == 1
@@ -133,6 +138,7 @@ def on_host(
             umask=0o022,
             capabilities="all",
             emulate_root=scene.single_id,
+            emulate_devices=scene.mapped and not scene.single_id,
         ),
         copies=copies,
         mount_at=mount_at,
@@ -168,4 +174,5 @@ def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mappin
         umask=0o022,
         capabilities="all",
         emulate_root=scene.single_id,
+        emulate_devices=scene.mapped and not scene.single_id,
     )

@@ -244,6 +244,7 @@ class Process:
     cwd: candidates inside, the first that exists is taken; with `cwd_required` only the first counts.
     capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
     emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
+    emulate_devices: only device calls do, for a root of many ids.
     init: with a PID namespace, process 1 is a minimal init and the payload its child.
     close_fds: everything above 2 is closed but `keep_fds`.
     """
@@ -259,6 +260,7 @@ class Process:
     no_new_privs: bool = True
     capabilities: Literal["none", "all"] | tuple[str, ...] = "none"
     emulate_root: bool = False
+    emulate_devices: bool = False
     init: bool = True
     keep_fds: tuple[int, ...] = ()
 
