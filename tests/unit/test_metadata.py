@@ -67,7 +67,7 @@ def test_the_layers_of_a_converted_image_do_not_change_unnoticed(monkeypatch: py
     )
     assert (
         hashlib.sha256(made.above).hexdigest()
-        == "90b72dfd03d0bf1ec4b42e92106b788794776cc57669794643eaf053d5470288"
+        == "68cd51e47d6e2fb55c1d5046fffcb1d428737ca48864a7d3590f7f6da207ba56"
     )
 
 

@@ -225,7 +225,7 @@ def oci_runscript(entrypoint: Sequence[str], cmd: Sequence[str]) -> str:
             f"OCI_CMD={single_quoted(' '.join(map(double_quoted, cmd)))}",
             "",
             "# Without evaluation: the words of image and caller as they are.",
-            'if [ -n "${SINGULARITY_NO_EVAL:-}" ] || [ -z "$OCI_ENTRYPOINT$OCI_CMD" ]; then',
+            'if [ -n "${SINGULARITY_NO_EVAL:-}${APPTAINER_NO_EVAL:-}" ] || [ -z "$OCI_ENTRYPOINT$OCI_CMD" ]; then',
             *exact,
             '    exec "$@"',
             "fi",

@@ -1,0 +1,119 @@
+"""Looking into images without running them: what a user sees, compared as text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.system.program import Program
+
+DEFINITION = """\
+Bootstrap: localimage
+From: base.sif
+
+%environment
+    export COLOUR="blue"
+%runscript
+    echo "run: $*"
+%startscript
+    sleep 1000
+%test
+    true
+%labels
+    Maintainer Jo Doe
+%help
+    How to use it.
+%apprun foo
+    echo foo
+%apphelp foo
+    Help of foo.
+"""
+
+
+def built(soliton: Program, base: Path) -> Path:
+    shutil.copy(base, soliton.cwd / "base.sif")
+    (soliton.cwd / "an image.def").write_text(DEFINITION)
+    soliton("build", "an image.sif", "an image.def").ok()
+    return soliton.cwd / "an image.sif"
+
+
+def test_each_view_of_an_image(soliton: Program, busybox_sif: Path) -> None:
+    image = built(soliton, busybox_sif)
+
+    def shown(*options: str) -> str:
+        return soliton("inspect", *options, image).ok().out
+
+    assert "Maintainer: Jo Doe\n" in shown()
+    assert "org.label-schema.usage.singularity.deffile.from: base.sif\n" in shown("--labels")
+    assert shown("--deffile") == DEFINITION
+    assert shown("--runscript") == '#!/bin/sh\n\n    echo "run: $*"\n'
+    assert shown("--startscript") == "#!/bin/sh\n\n    sleep 1000\n"
+    assert shown("--test") == "#!/bin/sh\n\n    true\n"
+    assert shown("--helpfile") == "    How to use it.\n"
+    assert '    export COLOUR="blue"\n' in shown("--environment")
+    assert shown("--list-apps") == "foo\n"
+    assert shown("--app", "foo", "--runscript") == "#!/bin/sh\n\n    echo foo\n"
+    assert soliton("run-help", image).ok().out == "    How to use it.\n"
+    assert soliton("run-help", "--app", "foo", image).ok().out == "    Help of foo.\n"
+
+
+def test_the_record_in_a_sif_is_what_its_files_say(
+    soliton: Program, busybox_sif: Path, tmp_path: Path
+) -> None:
+    """As a SIF, as the squashfs in it, and as a directory made of that: the same."""
+    image = built(soliton, busybox_sif)
+    from soliton.images.detect import open_image
+    from soliton.launch.plan import ImageRoot
+
+    root = open_image(str(image)).root
+    assert isinstance(root, ImageRoot)
+    (tmp_path / "bare").write_bytes(image.read_bytes()[root.offset : root.offset + root.size])
+    subprocess.run(
+        ["unsquashfs", "-q", "-n", "-d", tmp_path / "tree", tmp_path / "bare"],
+        check=True,
+        capture_output=True,
+    )
+    record = json.loads(soliton("inspect", "--all", image).ok().out)
+    assert json.loads(soliton("inspect", "--all", tmp_path / "bare").ok().out) == record
+    assert json.loads(soliton("inspect", "--all", tmp_path / "tree").ok().out) == record
+
+
+def test_an_image_of_apptainer_is_inspected_as_apptainer_does_it(soliton: Program, foreign: Path) -> None:
+    shown = soliton("inspect", "--json", "--all", foreign / "plain.sif").ok().out
+    assert shown == (foreign / "plain.inspect.json").read_text()
+
+
+def test_the_parts_of_a_sif_can_be_listed_and_taken_out(soliton: Program, busybox_sif: Path) -> None:
+    lines = soliton("sif", "list", busybox_sif).ok().out.splitlines()
+    assert lines[1] == "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE"
+    kinds = [line.split("|")[4] for line in lines[3:]]
+    assert kinds[:2] == ["Def.FILE", "JSON.Generic"]
+    assert kinds[-1].startswith("FS (Squashfs/*System/")
+    assert (
+        soliton("sif", "header", busybox_sif)
+        .ok()
+        .out.startswith("Launch Script:        #!/usr/bin/env run-singularity\n")
+    )
+    assert "  Name:       inspect-metadata.json\n" in soliton("siftool", "info", "2", busybox_sif).ok().out
+    record = soliton("sif", "dump", "2", busybox_sif).ok().out
+    assert json.loads(record)["type"] == "container"
+
+
+def test_what_is_added_to_an_image_does_not_disturb_it(soliton: Program, image: Path) -> None:
+    (soliton.cwd / "notes.txt").write_text("remember")
+    soliton("sif", "add", "--datatype", "7", image, "notes.txt").ok()
+    lines = soliton("sif", "list", image).ok().out.splitlines()
+    number = lines[-1].split("|")[0].strip()
+    assert soliton("sif", "dump", number, image).ok().out == "remember"
+    soliton("exec", image, "true").ok()
+    soliton("sif", "del", number, image).ok()
+    assert soliton("sif", "list", image).ok().out.splitlines() == lines[:-1]
+    soliton("exec", image, "true").ok()
+
+
+def test_a_missing_app_has_the_status_of_the_peers(soliton: Program, busybox_sif: Path) -> None:
+    result = soliton("inspect", "--app", "none", busybox_sif)
+    assert result.status == 1
+    assert "no app `none`" in result.err
