@@ -6,8 +6,10 @@
 pub mod fuse;
 pub mod handover;
 pub mod launch;
+pub mod layers;
 pub mod plan;
 pub mod request;
+pub mod squash;
 pub mod squashfs;
 pub mod text;
 
@@ -17,6 +19,7 @@ pub fn run_verb(verb: &str, fd: i32) -> i32 {
         "launch" => launch::run(fd),
         "probe" => launch::probe::run(fd),
         "remove" => launch::remove::run(fd),
+        "squash" => squash::run(fd),
         _ => {
             eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
             255

@@ -11,3 +11,4 @@ pub mod inode;
 pub mod lzo;
 pub mod metadata;
 pub mod reader;
+pub mod writer;

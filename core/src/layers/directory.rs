@@ -1,0 +1,285 @@
+//! A directory of the host as a layer: a tree as it is, or the upper directory of an overlay with its marks.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path as HostPath;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::{Attributes, Content, Entry, Failure, Path, Result, Sink, What};
+use crate::squashfs::format::{XATTR_PREFIXES, encode_device, kind};
+use crate::squashfs::inode::Xattrs;
+
+/// Directories below directories: no honest tree is deeper, and each takes a descriptor while it is walked.
+const DEEPEST: usize = 1000;
+const CHUNK: usize = 256 * 1024;
+
+/// Reads the tree below `path`, names in order. With `overlay`, the marks of overlayfs are whiteouts.
+pub fn read(
+    path: &HostPath,
+    overlay: bool,
+    count: &Arc<AtomicU64>,
+    sink: &mut dyn Sink,
+) -> Result<Vec<Entry>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| unreadable(errno, path.as_os_str().as_bytes()))?;
+    let mut walk = Walk {
+        overlay,
+        count,
+        sink,
+        entries: Vec::new(),
+        links: HashMap::new(),
+        sets: HashMap::new(),
+        left_out: 0,
+        buffer: vec![0; CHUNK],
+    };
+    let stat = rustix::fs::fstat(&root).map_err(std::io::Error::from)?;
+    let (attributes, _) = walk.attributes(&root, &stat, &[])?;
+    walk.entries.push(Entry { path: Vec::new(), attributes, what: What::Directory });
+    walk.directory(&root, Vec::new(), 0)?;
+    if walk.left_out > 0 {
+        let text =
+            format!("{} attributes that images cannot hold (ACLs and the like) were left out", walk.left_out);
+        walk.sink.warn(text);
+    }
+    Ok(walk.entries)
+}
+
+fn unreadable(errno: Errno, path: &[u8]) -> Failure {
+    let error = std::io::Error::from(errno);
+    let mut failure = Failure::from(std::io::Error::from_raw_os_error(errno.raw_os_error()));
+    failure.message = format!("`{}` cannot be read: {error}", String::from_utf8_lossy(path));
+    failure.at(path)
+}
+
+struct Walk<'a> {
+    overlay: bool,
+    count: &'a Arc<AtomicU64>,
+    sink: &'a mut dyn Sink,
+    entries: Vec<Entry>,
+    /// First path of every inode with several names.
+    links: HashMap<(u64, u64), Path>,
+    sets: HashMap<Xattrs, Arc<Xattrs>>,
+    left_out: usize,
+    buffer: Vec<u8>,
+}
+
+/// What the attributes of overlayfs say about an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    None,
+    Opaque,
+    Whiteout,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: &OwnedFd, path: Path, depth: usize) -> Result<()> {
+        if depth > DEEPEST {
+            return Err(Failure::corrupt("the tree is deeper than 1000 directories").at(&path));
+        }
+        let mut names: Vec<CString> = Vec::new();
+        for entry in Dir::read_from(directory).map_err(|errno| unreadable(errno, &path))? {
+            let entry = entry.map_err(|errno| unreadable(errno, &path))?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push(entry.file_name().to_owned());
+            }
+        }
+        names.sort();
+        for name in names {
+            let mut below = path.clone();
+            if !below.is_empty() {
+                below.push(b'/');
+            }
+            below.extend_from_slice(name.to_bytes());
+            self.entry(directory, &name, below, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, directory: &OwnedFd, name: &CString, path: Path, depth: usize) -> Result<()> {
+        let failed = |errno: Errno| unreadable(errno, &path);
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let file_type = FileType::from_raw_mode(stat.st_mode);
+        if self.overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
+            self.entries.push(Entry { path, attributes: Attributes::default(), what: What::Whiteout });
+            return Ok(());
+        }
+        if file_type != FileType::Directory && stat.st_nlink > 1 {
+            if let Some(target) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+                let what = What::HardLink { target: target.clone() };
+                self.entries.push(Entry { path, attributes: Attributes::default(), what });
+                return Ok(());
+            }
+            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
+        }
+        let open = |flags: OFlags| {
+            openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+        };
+        match file_type {
+            FileType::Directory => {
+                let inner = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
+                let (attributes, mark) = self.attributes(&inner, &stat, &path)?;
+                if mark == Mark::Opaque {
+                    let what = What::Opaque;
+                    self.entries.push(Entry { path: path.clone(), attributes: Attributes::default(), what });
+                }
+                self.entries.push(Entry { path: path.clone(), attributes, what: What::Directory });
+                self.directory(&inner, path, depth + 1)
+            }
+            FileType::RegularFile => {
+                let file = open(OFlags::RDONLY | OFlags::NOATIME).or_else(|_| open(OFlags::RDONLY))?;
+                let (attributes, mark) = self.attributes(&file, &stat, &path)?;
+                let what = if mark == Mark::Whiteout && stat.st_size == 0 {
+                    What::Whiteout
+                } else {
+                    let size = stat.st_size as u64;
+                    let number = self.content(file, size).map_err(|failure| failure.at(&path))?;
+                    What::File { size, content: Content::Written(number) }
+                };
+                self.entries.push(Entry { path, attributes, what });
+                Ok(())
+            }
+            FileType::Symlink => {
+                let target = readlinkat(directory, name, Vec::new()).map_err(failed)?.into_bytes();
+                let what = What::Symlink { target };
+                self.entries.push(Entry { attributes: plain(&stat), path, what });
+                Ok(())
+            }
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                let kind = if file_type == FileType::BlockDevice { kind::BLOCK } else { kind::CHARACTER };
+                let number = encode_device(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                self.entries.push(Entry {
+                    attributes: plain(&stat),
+                    path,
+                    what: What::Device { kind, number },
+                });
+                Ok(())
+            }
+            FileType::Fifo => {
+                self.entries.push(Entry { attributes: plain(&stat), path, what: What::Fifo });
+                Ok(())
+            }
+            _ => {
+                self.sink.warn(format!("the socket `{}` was left out", String::from_utf8_lossy(&path)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes a file's content on, holes as holes.
+    fn content(&mut self, file: OwnedFd, size: u64) -> Result<u32> {
+        self.sink.begin(size)?;
+        let mut file = File::from(file);
+        let mut at = 0;
+        while at < size {
+            let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+                Ok(data) => data.min(size),
+                Err(Errno::NXIO) => size,
+                // The file system cannot tell holes.
+                Err(_) => at,
+            };
+            self.sink.hole(data - at)?;
+            let end = match rustix::fs::seek(&file, SeekFrom::Hole(data)) {
+                Ok(hole) if hole > data => hole.min(size),
+                _ => size,
+            };
+            if data < size {
+                rustix::fs::seek(&file, SeekFrom::Start(data)).map_err(std::io::Error::from)?;
+            }
+            at = data;
+            while at < end {
+                let want = (end - at).min(self.buffer.len() as u64) as usize;
+                let count = file.read(&mut self.buffer[..want])?;
+                if count == 0 {
+                    return Err(Failure {
+                        code: "io",
+                        message: "the file shrank while it was read".into(),
+                        path: None,
+                    });
+                }
+                self.sink.write(&self.buffer[..count])?;
+                self.count.fetch_add(count as u64, Ordering::Relaxed);
+                at += count as u64;
+            }
+        }
+        self.sink.finish()
+    }
+
+    fn attributes(&mut self, file: &OwnedFd, stat: &Stat, path: &[u8]) -> Result<(Attributes, Mark)> {
+        let mut mark = Mark::None;
+        let mut found = Xattrs::new();
+        for name in list_xattrs(file).map_err(|errno| unreadable(errno, path))? {
+            if let Some(of_overlay) = name
+                .strip_prefix(b"user.overlay.")
+                .or_else(|| name.strip_prefix(b"trusted.overlay."))
+                .filter(|_| self.overlay)
+            {
+                match of_overlay {
+                    b"opaque" if get_xattr(file, &name).is_ok_and(|v| v == b"y") => mark = Mark::Opaque,
+                    b"whiteout" => mark = Mark::Whiteout,
+                    _ => {}
+                }
+                continue;
+            }
+            // Rootless tools keep owners here; soliton records owners as they are.
+            if name == b"user.rootlesscontainers" || name == b"security.selinux" {
+                continue;
+            }
+            if !XATTR_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes())) {
+                self.left_out += 1;
+                continue;
+            }
+            match get_xattr(file, &name) {
+                Ok(value) => found.push((name, value)),
+                Err(Errno::NODATA) => {}
+                Err(errno) => return Err(unreadable(errno, path)),
+            }
+        }
+        found.sort();
+        let mut attributes = plain(stat);
+        if !found.is_empty() {
+            let set = self.sets.entry(found.clone()).or_insert_with(|| Arc::new(found));
+            attributes.xattrs = Some(Arc::clone(set));
+        }
+        Ok((attributes, mark))
+    }
+}
+
+fn plain(stat: &Stat) -> Attributes {
+    Attributes {
+        mode: (stat.st_mode & 0o7777) as u16,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: u32::try_from(stat.st_mtime.max(0)).unwrap_or(u32::MAX),
+        xattrs: None,
+    }
+}
+
+fn list_xattrs(file: &OwnedFd) -> std::result::Result<Vec<Vec<u8>>, Errno> {
+    let mut names = vec![0; 4096];
+    let count = loop {
+        match rustix::fs::flistxattr(file, &mut names[..]) {
+            Ok(count) => break count,
+            Err(Errno::RANGE) if names.len() < 1 << 20 => names.resize(names.len() * 4, 0),
+            Err(Errno::OPNOTSUPP) => break 0,
+            Err(errno) => return Err(errno),
+        }
+    };
+    Ok(names[..count].split(|&b| b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn get_xattr(file: &OwnedFd, name: &[u8]) -> std::result::Result<Vec<u8>, Errno> {
+    let mut value = vec![0; 65536];
+    let count = rustix::fs::fgetxattr(file.as_fd(), name, &mut value[..])?;
+    value.truncate(count);
+    let _ = file.as_raw_fd();
+    Ok(value)
+}

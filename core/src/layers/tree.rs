@@ -1,0 +1,343 @@
+//! The merge: layers applied from the lowest to the uppermost give one tree. Entries in, tree out; no input or
+//! output happens here, so it can be compared with a naive reference.
+
+use std::collections::BTreeMap;
+
+use super::{Attributes, Entry, Failure, Result, What, clean_path, split_path};
+
+/// Links followed while resolving the parents of one path.
+const MOST_LINKS: u32 = 255;
+
+/// Number of a node of the tree.
+pub type NodeId = usize;
+pub const ROOT: NodeId = 0;
+
+/// A file of the tree; several names may lead to it.
+#[derive(Debug)]
+pub struct Node {
+    pub attributes: Attributes,
+    pub what: What,
+    /// Of a directory: its names, sorted by bytes.
+    pub children: BTreeMap<Box<[u8]>, Name>,
+    pub links: u32,
+}
+
+/// What a name leads to, and which layer put it there.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    pub id: NodeId,
+    layer: u32,
+}
+
+#[derive(Debug)]
+pub struct Tree {
+    pub nodes: Vec<Node>,
+    /// The layer being applied.
+    layer: u32,
+}
+
+impl Default for Tree {
+    fn default() -> Tree {
+        Tree::new()
+    }
+}
+
+/// Where a path leads once its parents are resolved.
+struct Place {
+    parent: NodeId,
+    name: Box<[u8]>,
+}
+
+impl Tree {
+    pub fn new() -> Tree {
+        let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+        let root = Node { attributes, what: What::Directory, children: BTreeMap::new(), links: 1 };
+        Tree { nodes: vec![root], layer: 0 }
+    }
+
+    /// Applies one layer over what is there, in its own order. What it removes is what the lower layers had, wherever
+    /// in the layer the mark stands; among entries of the same path the last one counts.
+    pub fn apply(&mut self, layer: Vec<Entry>) -> Result<()> {
+        self.layer += 1;
+        for entry in layer {
+            match entry.what {
+                What::Whiteout => self.remove(&entry.path),
+                What::Opaque => self.empty(&entry.path),
+                _ => {
+                    let path = entry.path.clone();
+                    self.put(entry).map_err(|failure| failure.at(&path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_directory(&self, id: NodeId) -> bool {
+        self.nodes[id].what == What::Directory
+    }
+
+    fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.nodes[parent].children.get(name).map(|name| name.id)
+    }
+
+    /// Walks a directory path from the root, following links inside the tree. `make`: attributes' time for
+    /// directories that are missing on the way; without it they end the walk.
+    fn walk(&mut self, path: &[u8], make: Option<u32>) -> Result<Option<NodeId>> {
+        let mut left: Vec<Box<[u8]>> = components(path);
+        let mut stack = vec![ROOT];
+        let mut links = 0;
+        while let Some(name) = left.pop() {
+            let at = *stack.last().unwrap_or(&ROOT);
+            if &*name == b".." {
+                if stack.len() > 1 {
+                    stack.pop();
+                }
+                continue;
+            }
+            let Some(next) = self.child(at, &name) else {
+                let Some(mtime) = make else { return Ok(None) };
+                let attributes = Attributes { mode: 0o755, mtime, ..Attributes::default() };
+                let id = self.insert(at, name, attributes, What::Directory);
+                stack.push(id);
+                continue;
+            };
+            match &self.nodes[next].what {
+                What::Directory => stack.push(next),
+                What::Symlink { target } => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Failure::corrupt("too many links on the way to it"));
+                    }
+                    if target.starts_with(b"/") {
+                        stack.truncate(1);
+                    }
+                    left.extend(components(target));
+                }
+                _ if make.is_some() => {
+                    return Err(Failure::corrupt(
+                        "a file of a lower layer stands where it needs a directory",
+                    ));
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(stack.pop())
+    }
+
+    fn insert(&mut self, parent: NodeId, name: Box<[u8]>, attributes: Attributes, what: What) -> NodeId {
+        let id = self.nodes.len();
+        self.nodes.push(Node { attributes, what, children: BTreeMap::new(), links: 1 });
+        self.nodes[parent].children.insert(name, Name { id, layer: self.layer });
+        id
+    }
+
+    fn place(&mut self, path: &[u8], make: Option<u32>) -> Result<Option<Place>> {
+        let (parent, name) = split_path(path);
+        let parent = self.walk(parent, make)?;
+        Ok(parent.map(|parent| Place { parent, name: name.into() }))
+    }
+
+    fn detach(&mut self, place: &Place) {
+        if let Some(old) = self.nodes[place.parent].children.remove(&place.name) {
+            self.nodes[old.id].links -= 1;
+        }
+    }
+
+    fn remove(&mut self, path: &[u8]) {
+        let Ok(Some(place)) = self.place(path, None) else { return };
+        let Some(name) = self.nodes[place.parent].children.get(&place.name).copied() else { return };
+        if name.layer != self.layer && !(self.is_directory(name.id) && self.prune(name.id)) {
+            self.detach(&place);
+        } else if name.layer == self.layer && self.is_directory(name.id) {
+            self.prune(name.id);
+        }
+    }
+
+    fn empty(&mut self, path: &[u8]) {
+        if let Ok(Some(directory)) = self.walk(path, None) {
+            self.prune(directory);
+        }
+    }
+
+    /// Takes what lower layers put into a directory out of it; whether anything of this layer is left.
+    fn prune(&mut self, directory: NodeId) -> bool {
+        let mut children = std::mem::take(&mut self.nodes[directory].children);
+        children.retain(|_, name| {
+            let inside = self.is_directory(name.id) && self.prune(name.id);
+            let keep = inside || name.layer == self.layer;
+            if !keep {
+                self.nodes[name.id].links -= 1;
+            }
+            keep
+        });
+        self.nodes[directory].children = children;
+        !self.nodes[directory].children.is_empty()
+    }
+
+    fn put(&mut self, entry: Entry) -> Result<()> {
+        if entry.path.is_empty() {
+            self.nodes[ROOT].attributes = entry.attributes;
+            return Ok(());
+        }
+        let Some(place) = self.place(&entry.path, Some(entry.attributes.mtime))? else { return Ok(()) };
+        let existing = self.child(place.parent, &place.name);
+        match (existing, entry.what) {
+            (Some(old), What::Directory) if self.is_directory(old) => {
+                self.nodes[old].attributes = entry.attributes;
+                self.nodes[place.parent].children.insert(place.name, Name { id: old, layer: self.layer });
+            }
+            (_, What::HardLink { target }) => {
+                let source = self.place(&target, None)?.and_then(|p| self.child(p.parent, &p.name));
+                let Some(source) = source.filter(|id| !self.is_directory(*id)) else {
+                    let target = String::from_utf8_lossy(&target).into_owned();
+                    return Err(Failure::corrupt(format!(
+                        "the hard link's target `{target}` is not a file of the image"
+                    )));
+                };
+                if existing == Some(source) {
+                    return Ok(());
+                }
+                self.detach(&place);
+                self.nodes[source].links += 1;
+                let name = Name { id: source, layer: self.layer };
+                self.nodes[place.parent].children.insert(place.name, name);
+            }
+            (_, what) => {
+                self.detach(&place);
+                self.insert(place.parent, place.name, entry.attributes, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes paths, absolute inside the tree, with everything below.
+    pub fn exclude(&mut self, paths: &[Vec<u8>]) -> Result<()> {
+        for path in paths {
+            let path = clean_path(path)?;
+            let (parent, name) = split_path(&path);
+            // Literally: what a link leads to is not what was named.
+            let mut at = Some(ROOT);
+            for component in parent.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
+                at = at.and_then(|id| self.child(id, component));
+            }
+            if let Some(parent) = at.filter(|id| self.is_directory(*id)) {
+                self.detach(&Place { parent, name: name.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of all files that can be reached, each once: a directory before what is in it, names in order.
+    pub fn reachable(&self) -> Vec<NodeId> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut order = Vec::new();
+        let mut queue = vec![ROOT];
+        seen[ROOT] = true;
+        order.push(ROOT);
+        while let Some(directory) = queue.pop() {
+            let before = queue.len();
+            for &Name { id: child, .. } in self.nodes[directory].children.values() {
+                if !std::mem::replace(&mut seen[child], true) {
+                    order.push(child);
+                    if self.is_directory(child) {
+                        queue.push(child);
+                    }
+                }
+            }
+            queue[before..].reverse();
+        }
+        order
+    }
+}
+
+/// Components of a path, the last first; empty ones and `.` left out.
+fn components(path: &[u8]) -> Vec<Box<[u8]>> {
+    path.split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".").map(Into::into).rev().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Content;
+    use super::*;
+
+    fn entry(path: &str, what: What) -> Entry {
+        let attributes = Attributes { mode: 0o644, mtime: 7, ..Attributes::default() };
+        Entry { path: path.into(), attributes, what }
+    }
+
+    fn file(path: &str, number: u32) -> Entry {
+        entry(path, What::File { size: 1, content: Content::Written(number) })
+    }
+
+    fn link(path: &str, target: &str) -> Entry {
+        entry(path, What::Symlink { target: target.into() })
+    }
+
+    fn names(tree: &Tree) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut queue = vec![(ROOT, String::new())];
+        while let Some((id, path)) = queue.pop() {
+            for (name, &Name { id: child, .. }) in &tree.nodes[id].children {
+                let path = format!("{path}/{}", String::from_utf8_lossy(name));
+                found.push(path.clone());
+                queue.push((child, path));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_whiteout_hides_lower_layers_only_wherever_it_stands() {
+        let mut tree = Tree::new();
+        tree.apply(vec![file("a", 0), file("d/x", 1), file("d/y", 2)]).unwrap();
+        tree.apply(vec![file("a", 3), entry("a", What::Whiteout), file("d/z", 4), entry("d", What::Opaque)])
+            .unwrap();
+        assert_eq!(names(&tree), ["/a", "/d", "/d/z"]);
+    }
+
+    #[test]
+    fn parents_that_are_links_are_resolved_inside_the_root() {
+        let mut tree = Tree::new();
+        tree.apply(vec![
+            entry("usr/lib", What::Directory),
+            link("lib", "/usr/lib"),
+            link("up", "../../../usr"),
+        ])
+        .unwrap();
+        tree.apply(vec![file("lib/a", 0), file("up/b", 1)]).unwrap();
+        assert_eq!(names(&tree), ["/lib", "/up", "/usr", "/usr/b", "/usr/lib", "/usr/lib/a"]);
+        assert!(tree.apply(vec![link("loop", "loop"), file("loop/x", 0)]).is_err());
+    }
+
+    #[test]
+    fn hard_links_reach_into_lower_layers_and_outlive_their_target() {
+        let mut tree = Tree::new();
+        tree.apply(vec![file("a", 0)]).unwrap();
+        tree.apply(vec![entry("b", What::HardLink { target: b"a".to_vec() })]).unwrap();
+        tree.apply(vec![entry("c", What::HardLink { target: b"a".to_vec() }), entry("a", What::Whiteout)])
+            .unwrap();
+        tree.apply(vec![entry("c", What::Whiteout)]).unwrap();
+        assert_eq!(names(&tree), ["/b"]);
+        let id = tree.nodes[ROOT].children[&b"b"[..]].id;
+        assert_eq!(tree.nodes[id].links, 1);
+        assert!(tree.apply(vec![entry("c", What::HardLink { target: b"a".to_vec() })]).is_err());
+    }
+
+    #[test]
+    fn anything_but_two_directories_is_replaced() {
+        let mut tree = Tree::new();
+        tree.apply(vec![file("d/x", 0), file("f", 1), link("l", "d")]).unwrap();
+        tree.apply(vec![file("d", 2), entry("f", What::Directory), entry("l", What::Directory)]).unwrap();
+        assert_eq!(names(&tree), ["/d", "/f", "/l"]);
+        assert!(tree.nodes[tree.nodes[ROOT].children[&b"l"[..]].id].what == What::Directory);
+    }
+
+    #[test]
+    fn exclusions_are_literal() {
+        let mut tree = Tree::new();
+        tree.apply(vec![file("d/x", 0), link("l", "d"), file("e", 1)]).unwrap();
+        tree.exclude(&[b"/l/x".to_vec(), b"/e".to_vec(), b"/none/at/all".to_vec()]).unwrap();
+        assert_eq!(names(&tree), ["/d", "/d/x", "/l"]);
+    }
+}

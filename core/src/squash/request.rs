@@ -1,0 +1,101 @@
+//! The request of the verb `squash`, as `docs/architecture.md` has it.
+
+use serde::Deserialize;
+
+use crate::plan::Identity;
+use crate::text::Text;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Lowest first.
+    pub layers: Vec<LayerRecord>,
+    pub output: OutputRecord,
+    #[serde(default = "default_compressor")]
+    pub compressor: String,
+    #[serde(default)]
+    pub level: Option<i32>,
+    #[serde(default = "default_block_size")]
+    pub block_size: u32,
+    #[serde(default)]
+    pub epoch: Option<u32>,
+    #[serde(default)]
+    pub clamp: bool,
+    #[serde(default)]
+    pub threads: usize,
+    #[serde(default = "default_ids")]
+    pub ids: String,
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    #[serde(default)]
+    pub exclude: Vec<Text>,
+    pub events: i32,
+}
+
+#[derive(Deserialize)]
+pub struct OutputRecord {
+    pub fd: i32,
+    #[serde(default)]
+    pub offset: u64,
+}
+
+#[derive(Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Whiteouts {
+    #[default]
+    None,
+    Overlay,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+pub enum LayerRecord {
+    Tar { fd: Option<i32>, path: Option<Text> },
+    Directory { path: Text, whiteouts: Whiteouts },
+    Squashfs { path: Text, offset: u64, size: u64 },
+}
+
+/// A union by hand: the derived one would not hand strings on as bytes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    kind: String,
+    #[serde(default)]
+    fd: Option<i32>,
+    #[serde(default)]
+    path: Option<Text>,
+    #[serde(default)]
+    whiteouts: Whiteouts,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    size: u64,
+}
+
+impl TryFrom<Fields> for LayerRecord {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> Result<LayerRecord, String> {
+        let path = |path: Option<Text>| path.ok_or_else(|| "a layer has no path".to_owned());
+        Ok(match fields.kind.as_str() {
+            "tar" => LayerRecord::Tar { fd: fields.fd, path: fields.path },
+            "directory" => LayerRecord::Directory { path: path(fields.path)?, whiteouts: fields.whiteouts },
+            "squashfs" => {
+                LayerRecord::Squashfs { path: path(fields.path)?, offset: fields.offset, size: fields.size }
+            }
+            other => return Err(format!("a layer has the unknown kind `{other}`")),
+        })
+    }
+}
+
+fn default_compressor() -> String {
+    "zstd".into()
+}
+
+fn default_block_size() -> u32 {
+    131072
+}
+
+fn default_ids() -> String {
+    "keep".into()
+}

@@ -1,0 +1,165 @@
+//! Contents of files in, blocks and fragments out.
+
+use std::collections::HashMap;
+use std::io;
+
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::pipeline::{Pipeline, Written};
+use super::{Fragment, Stretch};
+
+/// Cuts files into blocks. A file smaller than a block goes into a fragment block together with others, as
+/// squashfs-tools do; equal small files are stored once.
+pub struct DataWriter {
+    pipeline: Pipeline,
+    block_size: usize,
+    next: u32,
+    size: u64,
+    block: Vec<u8>,
+    sparse: u64,
+    hash: Box<Xxh3>,
+    fragment: Vec<u8>,
+    fragments: u32,
+    /// Where small files are: fragment and offset.
+    tails: HashMap<u32, (u32, u32)>,
+    /// Small files by their digest, which no two different contents share.
+    small: HashMap<[u8; 32], (u32, u32)>,
+}
+
+/// Everything about contents that the tables need.
+pub struct Contents {
+    pub stretches: HashMap<u32, Stretch>,
+    pub fragments: Vec<Fragment>,
+    pub end: u64,
+}
+
+impl DataWriter {
+    pub fn new(pipeline: Pipeline, block_size: u32) -> DataWriter {
+        DataWriter {
+            pipeline,
+            block_size: block_size as usize,
+            next: 0,
+            size: 0,
+            block: Vec::with_capacity(block_size as usize),
+            sparse: 0,
+            hash: Box::new(Xxh3::new()),
+            fragment: Vec::with_capacity(block_size as usize),
+            fragments: 0,
+            tails: HashMap::new(),
+            small: HashMap::new(),
+        }
+    }
+
+    fn is_small(&self) -> bool {
+        self.size < self.block_size as u64
+    }
+
+    pub fn begin(&mut self, size: u64) {
+        self.size = size;
+        self.sparse = 0;
+        self.block.clear();
+        if !self.is_small() {
+            self.hash.reset();
+        }
+    }
+
+    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = (self.block_size - self.block.len()).min(bytes.len());
+            self.block.extend_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            if self.block.len() == self.block_size {
+                self.end_block()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeros that the source does not store either.
+    pub fn hole(&mut self, mut length: u64) -> io::Result<()> {
+        while length > 0 {
+            let room = self.block_size - self.block.len();
+            let count = length.min(room as u64) as usize;
+            self.block.resize(self.block.len() + count, 0);
+            length -= count as u64;
+            if self.block.len() == self.block_size {
+                self.end_block()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        if is_zero(&self.block) {
+            self.sparse += self.block.len() as u64;
+            self.hash.update(&(self.block.len() as u64).to_le_bytes());
+            self.block.clear();
+            return self.pipeline.hole();
+        }
+        self.hash.update(&self.block);
+        let mut fresh = self.pipeline.buffers.take();
+        fresh.reserve(self.block_size);
+        self.pipeline.block(std::mem::replace(&mut self.block, fresh))
+    }
+
+    /// Ends the file and gives its number.
+    pub fn finish(&mut self) -> io::Result<u32> {
+        let number = self.next;
+        self.next += 1;
+        if self.is_small() {
+            if !self.block.is_empty() {
+                let tail = self.pack_tail()?;
+                self.tails.insert(number, tail);
+            }
+            return Ok(number);
+        }
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        // A file of nothing but zeros would seem to have no blocks at all.
+        let sparse = if self.sparse == self.size { self.size - 1 } else { self.sparse };
+        self.pipeline.file_end(number, self.size, self.hash.digest128(), sparse)?;
+        Ok(number)
+    }
+
+    fn pack_tail(&mut self) -> io::Result<(u32, u32)> {
+        let digest: [u8; 32] = Sha256::digest(&self.block).into();
+        if let Some(place) = self.small.get(&digest) {
+            return Ok(*place);
+        }
+        if self.fragment.len() + self.block.len() > self.block_size {
+            self.end_fragment()?;
+        }
+        let place = (self.fragments, self.fragment.len() as u32);
+        self.fragment.extend_from_slice(&self.block);
+        self.small.insert(digest, place);
+        Ok(place)
+    }
+
+    fn end_fragment(&mut self) -> io::Result<()> {
+        if self.fragment.is_empty() {
+            return Ok(());
+        }
+        self.fragments += 1;
+        let mut fresh = self.pipeline.buffers.take();
+        fresh.reserve(self.block_size);
+        self.pipeline.fragment(std::mem::replace(&mut self.fragment, fresh))
+    }
+
+    /// Waits until all data is in the file.
+    pub fn close(mut self) -> io::Result<Contents> {
+        self.end_fragment()?;
+        let Written { mut stretches, fragments, end } = self.pipeline.finish()?;
+        for (number, tail) in self.tails {
+            stretches.insert(number, Stretch { tail: Some(tail), ..Stretch::default() });
+        }
+        Ok(Contents { stretches, fragments, end })
+    }
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    // Most blocks tell by their first bytes.
+    block.iter().take(64).all(|&b| b == 0)
+        && block.chunks(4096).all(|part| part.iter().fold(0, |a, b| a | b) == 0)
+}
