@@ -56,10 +56,11 @@ def is_terminal() -> bool:
         return False
 
 
-def set_before(call: Callable[[], None] | None) -> None:
-    """`call` runs before each message: a progress line takes itself away."""
+def set_before(call: Callable[[], None] | None) -> Callable[[], None] | None:
+    """From now on `call` runs before each message: a progress line takes itself away. Returns what ran before."""
     global _before
-    _before = call
+    previous, _before = _before, call
+    return previous
 
 
 def debug(text: str) -> None:
@@ -94,10 +95,20 @@ def failure(problem: SolitonError) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, so that no name from outside can steer a terminal."""
+    """`text` with control characters escaped, so that no name from outside can steer a terminal.
+
+    Bytes of a name that are no text (lone surrogates) show as `\\xe4`.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return ascii(character)[1:-1]
 
 
 def write(text: str) -> None:

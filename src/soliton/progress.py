@@ -19,6 +19,7 @@ from soliton import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Literal
 
@@ -90,13 +91,15 @@ class Report:
         self.tasks: list[Task] = []
         self.started = time.monotonic()
         self._shown = not quiet and messages.shows(messages.INFO) and sys.stderr is not None
-        self._terminal = self._shown and messages.is_terminal()
+        self._terminal = self._shown and messages.is_terminal() and not messages.shows(messages.DEBUG)
         self._next = self.started + (REDRAW if self._terminal else LINE)
         self._drawn = False
+        self._already = 0
+        self._previous: Callable[[], None] | None = None
 
     def __enter__(self) -> Report:
         if self._terminal:
-            messages.set_before(self._erase)
+            self._previous = messages.set_before(self._erase)
         return self
 
     def __exit__(
@@ -104,11 +107,14 @@ class Report:
     ) -> None:
         if self._terminal:
             self._erase()
-            messages.set_before(None)
+            messages.set_before(self._previous)
 
-    def task(self, label: str, total: int | None = None) -> Task:
+    def task(self, label: str, total: int | None = None, *, completed: int = 0) -> Task:
+        """A new part. completed: what was done in an earlier run, which says nothing about the speed of this one."""
         task = Task(self, label, total)
+        task.completed = completed
         with self.lock:
+            self._already += completed
             self.tasks.append(task)
         return task
 
@@ -144,10 +150,13 @@ class Report:
         done = sum(task.completed for task in self.tasks)
         known = bool(self.tasks) and all(task.total is not None for task in self.tasks)
         total = sum(task.total or 0 for task in self.tasks) if known else 0
-        rate = done / elapsed if elapsed > 0 else 0.0
+        rate = (done - self._already) / elapsed if elapsed > 0 else 0.0
         parts = []
         if total > 0:
-            parts.append(f"{min(100, done * 100 // total):3d}%")
+            share = min(100, done * 100 // total)
+            if self._terminal:
+                parts.append(f"[{'=' * (share // 5):20}]")
+            parts.append(f"{share:3d}%" if self._terminal else f"{share}%")
         if self.unit == "bytes":
             parts.append(f"{size(done)} of {size(total)}" if total else size(done))
             parts.append(f"{size(rate)}/s")

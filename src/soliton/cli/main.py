@@ -90,8 +90,8 @@ def configure(options: Mapping[str, object], environment: Mapping[str, str]) -> 
         level = messages.INFO
         for prefix in ("SOLITON_", "APPTAINER_", "SINGULARITY_"):
             number = environment.get(f"{prefix}MESSAGELEVEL", "").strip()
-            if number.lstrip("-").isdigit():
-                level = max(messages.FATAL, min(int(number), messages.DEBUG))
+            if number.isascii() and number.removeprefix("-").isdigit():
+                level = max(messages.FATAL, min(int(number[:4]), messages.DEBUG))
                 break
     messages.configure(level, colour=not options.get("nocolor"))
 

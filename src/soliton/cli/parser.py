@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from soliton.cli.invocation import Value
     from soliton.cli.options import Option
 
+    Occurrence = tuple[Option, Value, str]
     Notices = list[tuple[int, str]]
 
 
@@ -48,8 +49,9 @@ def parse(program: str, words: Sequence[str], environment: Mapping[str, str]) ->
         occurrences, rest = scan((*GLOBALS, VERSION), words, ())
     except HelpAsked:
         return Invocation(program, ("help",), {})
-    if any(option is VERSION and value == "true" for option, value, _ in occurrences):
+    if any(option is VERSION and value is True for option, value, _ in occurrences):
         return Invocation(program, ("--version",), {})
+    occurrences = [occurrence for occurrence in occurrences if occurrence[0] is not VERSION]
     global_options, global_origins = settle(GLOBALS, occurrences, environment, program, notices)
     if not rest:
         raise CommandLineError("a command is missing")
@@ -96,13 +98,10 @@ def parse(program: str, words: Sequence[str], environment: Mapping[str, str]) ->
     )
 
 
-Occurrence = tuple["Option", str, str]
-
-
 def scan(
     options: Sequence[Option], words: Sequence[str], path: tuple[str, ...]
 ) -> tuple[list[Occurrence], Sequence[str]]:
-    """The options in front of `words` as (option, text, spelling used), and the words behind them."""
+    """The options in front of `words` as (option, value, spelling used), and the words behind them."""
     long = {option.name: option for option in options}
     short = {option.short: option for option in options if option.short}
     long.setdefault("help", HELP)
@@ -122,7 +121,7 @@ def scan(
                 raise CommandLineError(f"bad flag syntax: {word}", path)
             option = long.get(name)
             if option is None:
-                raise CommandLineError(f"unknown flag: --{name}", path, remedy=hint(name, long, path))
+                raise CommandLineError(f"unknown flag: --{name}", path, remedy=hint(name, options, path))
             if not equals:
                 if option.kind == "flag":
                     text = "true"
@@ -130,15 +129,19 @@ def scan(
                     text, at = words[at], at + 1
                 else:
                     raise CommandLineError(f"flag needs an argument: --{name}", path)
-            found.append((option, text, f"--{name}"))
             if option is HELP:
                 raise HelpAsked
+            found.append((option, read(option, text, path), f"--{name}"))
             continue
         letters = word[1:]
         while letters:
             option = short.get(letters[0])
             if option is None:
-                raise CommandLineError(f"unknown shorthand flag: '{letters[0]}' in {word}", path)
+                raise CommandLineError(
+                    f"unknown shorthand flag: '{letters[0]}' in {word}",
+                    path,
+                    remedy=hint(letters[0], options, path),
+                )
             if option is HELP:
                 raise HelpAsked
             spelling, letters = f"-{letters[0]}", letters[1:]
@@ -152,15 +155,17 @@ def scan(
                 text, at = words[at], at + 1
             else:
                 raise CommandLineError(f"flag needs an argument: '{option.short}' in {word}", path)
-            found.append((option, text, spelling))
-    for option, text, _ in found:
-        try:
-            option.read(text)
-        except ValueProblem as problem:
-            raise CommandLineError(
-                f'invalid argument "{text}" for "{option.spelling()}" flag: {problem}', path
-            ) from None
+            found.append((option, read(option, text, path), spelling))
     return found, words[at:]
+
+
+def read(option: Option, text: str, path: tuple[str, ...]) -> Value:
+    try:
+        return option.read(text)
+    except ValueProblem as problem:
+        raise CommandLineError(
+            f'invalid argument "{text}" for "{option.spelling()}" flag: {problem}', path
+        ) from None
 
 
 def settle(
@@ -173,14 +178,13 @@ def settle(
     """The value of each option from defaults, variables and the command line, and where the given ones come from."""
     values: dict[str, Value] = {}
     origins: dict[str, tuple[str, ...]] = {}
-    by_name = {option.name: option for option in options}
     for option in options:
         if option.alias is None:
             values[option.name] = option.initial()
-    for option, text, spelling in occurrences:
+    for option, value, spelling in occurrences:
         if option.deprecated:
             notices.append((WARNING, f"`--{option.name}` is deprecated, use {option.deprecated}"))
-        _set(by_name, values, origins, option, option.read(text), spelling)
+        _set(values, origins, option, value, spelling)
     for option in options:
         if not option.keys:
             continue
@@ -201,12 +205,11 @@ def settle(
                 remedy=f"correct it or unset {name}",
                 status=FAILURE,
             ) from None
-        _set(by_name, values, origins, option, value, name)
+        _set(values, origins, option, value, name)
     return values, origins
 
 
 def _set(
-    by_name: Mapping[str, Option],
     values: dict[str, Value],
     origins: dict[str, tuple[str, ...]],
     option: Option,
@@ -283,11 +286,14 @@ def refuse_unbuilt_options(
         raise NotSupported(named, remedy=option.instead)
 
 
-def hint(name: str, long: Mapping[str, Option], path: tuple[str, ...]) -> str | None:
-    """What an unknown long option may have been meant to be."""
-    if path and any(name == option.name for option in (*GLOBALS, VERSION)):
-        return f"Write `--{name}` before the command: it is an option of the program."
-    return did_you_mean(name, [known for known, option in long.items() if not option.hidden], "--")
+def hint(name: str, options: Sequence[Option], path: tuple[str, ...]) -> str | None:
+    """What an unknown option may have been meant to be. name: long, or one letter."""
+    dashes = "-" if len(name) == 1 else "--"
+    if path and any(name in (option.name, option.short) for option in (*GLOBALS, VERSION)):
+        return f"Write `{dashes}{name}` before the command: it is an option of the program."
+    if len(name) == 1:
+        return None
+    return did_you_mean(name, [option.name for option in options if not option.hidden], "--")
 
 
 def did_you_mean(word: str, known: Sequence[str], dashes: str = "") -> str | None:

@@ -61,9 +61,7 @@ PULL = (
         group=RESULT,
         help="the same bytes from the same input (always so)",
     ),
-    Option(
-        "no-cleanup", keys=("NO_CLEANUP",), hidden=True, group=RESULT, help="keep what a failed pull has made"
-    ),
+    Option("no-cleanup", keys=("NO_CLEANUP",), group=RESULT, help="keep what a failed pull has made"),
     AUTHFILE,
     DISABLE_CACHE,
     NO_HTTPS,

@@ -60,6 +60,8 @@ KEY_GLOBAL = Option("global", "g", help="the keyring of all users")
 KEYS_DIR = Option("keysdir", "d", TEXT, "DIR", help="directory of the keyrings")
 URL = Option("url", "u", TEXT, "URL", keys=("URL",), help="the key server")
 
+PRIVATE = Option("private", hidden=True, help="another spelling of --secret", supported=False)
+
 KEY = (
     Command(
         "newpair",
@@ -79,7 +81,7 @@ KEY = (
         "list",
         "",
         "show the keys that are here",
-        options=(KEY_GLOBAL, KEYS_DIR, Option("secret", "s", keys=("SECRET",), help="secret keys")),
+        options=(KEY_GLOBAL, KEYS_DIR, Option("secret", "s", keys=("SECRET",), help="secret keys"), PRIVATE),
     ),
     Command(
         "search",
@@ -113,6 +115,7 @@ KEY = (
             KEY_GLOBAL,
             KEYS_DIR,
             Option("secret", "s", help="the secret key"),
+            PRIVATE,
             Option("armor", "a", help="as text"),
         ),
     ),
