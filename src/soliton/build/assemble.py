@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from soliton.build.compression import COMPRESSORS, Packing
 from soliton.build.definition import Stage
 from soliton.build.job import Job, Layer, StageState
 from soliton.errors import TargetError
-from soliton.images import architecture, labels, metadata, metadata_layer, sif_write, squashfs, target
+from soliton.images import labels, metadata, metadata_layer, sif_write, squashfs, target
 from soliton.images.target import NewFile
 from soliton.launch.plan import DirectoryRoot, ImageRoot
 
@@ -63,7 +62,7 @@ def contents(job: Job, state: StageState) -> Contents:
         # A root of one id sees other people's files of a sandbox as nobody's.
         ids="root" if job.single_id and isinstance(base.root, DirectoryRoot) else "keep",
         objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
-        architecture=_architecture(state),
+        architecture=state.architecture,
     )
 
 
@@ -71,7 +70,7 @@ def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Fin
     """What the definition says about the finished image, over what is there; notes go to the user."""
     facts = labels.BuildFacts(
         time=job.settings.time,
-        architecture=_architecture(state),
+        architecture=state.architecture,
         header=state.stage.header.keywords if job.update is None or job.settings.force else {},
         has_help=bool(_text(job, state.stage, "help")),
         source=state.started.source,
@@ -217,12 +216,3 @@ def _script(job: Job, stage: Stage, name: str) -> metadata.Script | None:
     if section is None or not job.settings.choice.wants(name):
         return None
     return metadata.Script(section.body.rstrip("\n"), section.arguments)
-
-
-def _architecture(state: StageState) -> str:
-    return state.started.architecture or architecture.from_machine(os.uname().machine)
-
-
-def clear(directory: str) -> None:
-    """Removes a half-made sandbox."""
-    shutil.rmtree(directory, ignore_errors=True)

@@ -29,7 +29,7 @@ __all__ = ["Request", "build"]
 
 @dataclass(frozen=True)
 class Request:
-    """target: absolute. sandbox: a directory instead of a file. fix_perms: its owner may read and write everything.
+    """target: absolute. sandbox: a directory instead of a file. replace: an existing target may go. fix_perms: its owner may read and write everything.
 
     tmpdir: (directory, who says so) for the workspace. keep: the workspace stays, to be looked into.
     """
@@ -41,6 +41,7 @@ class Request:
     sources: Sources
     tmpdir: tuple[str, str]
     sandbox: bool = False
+    replace: bool = False
     fix_perms: bool = False
     keep: bool = False
 
@@ -71,7 +72,7 @@ def build(request: Request) -> None:
             _tests(job, stages[-1], DirectoryRoot(job.update), after, number, len(steps))
         elif request.sandbox:
             _announce(number, len(steps), replace(image, title=f"making the sandbox {request.target}"))
-            with _new_directory(request.target, force=request.settings.force) as made:
+            with _new_directory(request.target, force=request.replace) as made:
                 assemble.unpack(assemble.freeze(job, stages[-1]), made)
                 _fix_modes(made, everything=request.fix_perms)
                 _tests(job, stages[-1], DirectoryRoot(made), after, number, len(steps))
@@ -79,7 +80,7 @@ def build(request: Request) -> None:
             _announce(number, len(steps), replace(image, title=f"writing {request.target}"))
             parts = assemble.contents(job, stages[-1])
             sif = sif_write.plan_sif(parts.objects)
-            with new_image(request.target, force=request.settings.force) as file:
+            with new_image(request.target, force=request.replace) as file:
                 root = assemble.write_sif(job, parts, assemble.packing(job, parts), file, sif=sif)
                 _tests(job, stages[-1], root, after, number, len(steps))
                 sif_write.finish(

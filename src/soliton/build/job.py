@@ -61,6 +61,7 @@ class StageState:
     """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
 
     temporary: names that `/tmp` and `/var/tmp` had before %post. frozen: the stage as an image.
+    architecture: OCI name.
     """
 
     index: int
@@ -72,6 +73,7 @@ class StageState:
     base_tree: dict[str, bytes] = field(default_factory=dict)
     temporary: frozenset[str] = frozenset()
     frozen: ImageRoot | None = None
+    architecture: str = ""
 
     @property
     def started(self) -> Base:

@@ -17,7 +17,7 @@ from soliton.build.definition import Files, Section, Stage
 from soliton.build.job import Job, StageState
 from soliton.build.steps import Step
 from soliton.errors import BuildError
-from soliton.images import metadata
+from soliton.images import architecture, metadata, root_architecture
 from soliton.images.metadata_layer import Entry
 from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
 
@@ -75,6 +75,7 @@ def start_from(job: Job, state: StageState) -> None:
     base = bootstrap(request)
     root = _with_ids(job, base.root)
     state.base = base
+    state.architecture = base.architecture or _of_programs(root)
     state.base_tree, _ = tree.read(root)
     if base.oci_config is not None:
         # Written by the conversion for an image of its own; this build's definition takes its place.
@@ -94,6 +95,7 @@ def start_update(job: Job, state: StageState, sandbox: str) -> None:
     """In place of the bootstrap: the sandbox itself is the root, and is written."""
     root = DirectoryRoot(sandbox)
     state.base = Base(root)
+    state.architecture = _of_programs(root)
     state.scene = _scene(state, root, DirectSurface())
     state.base_tree, _ = tree.read(root)
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
@@ -214,6 +216,10 @@ def _with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | Imag
     if isinstance(root, DirectoryRoot):
         return root
     return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
+
+
+def _of_programs(root: DirectoryRoot | ImageRoot) -> str:
+    return root_architecture.of_root(root) or architecture.host_architecture()
 
 
 def _apps(stage: Stage) -> list[metadata.App]:

@@ -21,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from types import FrameType
 
 from soliton import core
 from soliton.errors import BuildError, TargetError
@@ -121,18 +121,27 @@ def _open_up(path: str) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not stop the cleaning up."""
+    """A Ctrl-C meanwhile counts when the cleaning up is done; a second one ends at once."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before = {}
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, note)
     except ValueError:  # not the main thread, which alone gets signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def free_name(directory: str, name: str) -> str:
-    """A path in `directory` that is not taken, beginning with `name`."""
-    return str(Path(directory) / f"{name}-{os.urandom(4).hex()}")
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            os.kill(os.getpid(), came[0])

@@ -106,7 +106,7 @@ def _check(program: bytes, origin: str) -> None:
     if not architecture.runnable(made_for):
         raise BuildError(
             f"{origin} is for {made_for}",
-            why=f"this machine is {architecture.from_machine(os.uname().machine)}",
+            why=f"this machine is {architecture.host_architecture()}",
         )
 
 

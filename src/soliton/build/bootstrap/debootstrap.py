@@ -45,7 +45,7 @@ def bootstrap(request: Request) -> Base:
     root = request.workspace.folder(request.folder, "base", mode=0o755)
     for folder in ("dev", "proc", "sys"):
         os.mkdir(f"{root}/{folder}", 0o755)
-    host = architecture.from_machine(os.uname().machine)
+    host = architecture.host_architecture()
     argv = command(request, program, _DEBIAN.get(host, host), root)
     request.execute(
         plans.on_host(

@@ -33,7 +33,6 @@ OPTIONS = (
         keys=("UPDATE",),
         group=RESULT,
         help="run the definition over an existing sandbox",
-        supported=False,
     ),
     Option(
         "arch",
@@ -67,7 +66,6 @@ OPTIONS = (
         "ARGS",
         keys=("MKSQUASHFS_ARGS",),
         group=RESULT,
-        supported=False,
         help="how to compress, in the words of mksquashfs",
     ),
     Option("encrypt", "e", group=ENCRYPTION, help="encrypt the image", supported=False),

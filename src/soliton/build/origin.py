@@ -1,0 +1,84 @@
+"""What the SOURCE of a build is: a definition file, an image or directory here, or a reference to fetch.
+
+Content decides for files, as everywhere; a name with a known scheme in front is a reference.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from soliton.build.definition import Definition, of_source, parse
+from soliton.build.lines import MAX_SIZE
+from soliton.errors import BuildError, NotSupported
+from soliton.images.detect import open_image
+
+#: Schemes whose images can be fetched.
+FETCHED = ("docker", "docker-archive", "oci", "oci-archive")
+#: Schemes of the contract that nothing is built from, yet or ever.
+REFUSED = ("library", "docker-daemon", "oras", "shub", "http", "https", "ipfs", "instance")
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_LOOKED_AT = 4096
+
+
+@dataclass(frozen=True)
+class Origin:
+    """kind: "definition" has one read from a file; "reference" is fetched; "image" is a definition that only names an image.
+
+    reference: with its scheme, for references.
+    """
+
+    kind: Literal["definition", "image", "reference"]
+    definition: Definition
+    reference: str = ""
+
+
+def settle(source: str, build_args: dict[str, str]) -> Origin:
+    """What `source` is. Raises BuildError, ImageError, NotSupported or DefinitionError."""
+    scheme, colon, rest = source.partition(":")
+    if colon and not os.path.lexists(source):
+        if scheme in FETCHED:
+            rest = rest.removeprefix("//")
+            return Origin(
+                "reference",
+                of_source(scheme, rest, source),
+                f"{scheme}:{'//' if scheme == 'docker' else ''}{rest}",
+            )
+        if scheme in REFUSED:
+            raise NotSupported(
+                f"building from `{scheme}:`", remedy="build from a definition file, an image or docker://"
+            )
+    if os.path.isdir(source):
+        return _of_image(source)
+    try:
+        with open(source, "rb") as file:
+            head = file.read(_LOOKED_AT)
+            if b"\0" in head and not head.startswith(_BYTE_ORDER_MARKS):
+                return _of_image(source)
+            data = head + file.read(MAX_SIZE + 1 - len(head))
+    except FileNotFoundError:
+        raise BuildError(
+            f"no such file: `{source}`",
+            why="expected a definition file, an image, a sandbox directory or a URI",
+            remedy=f"if it is in a registry, write `docker://{source}`"
+            if _like_a_reference(source)
+            else None,
+        ) from None
+    except OSError as error:
+        raise BuildError(f"`{source}` cannot be read", why=error.strerror) from None
+    return Origin("definition", parse(data, source, build_args))
+
+
+def _of_image(source: str) -> Origin:
+    kind = open_image(source, shown=source).kind
+    if kind in ("oci-layout", "oci-archive", "docker-archive"):
+        scheme = "oci" if kind == "oci-layout" else kind
+        path = os.path.abspath(source)
+        return Origin("reference", of_source(scheme, path, source), f"{scheme}:{path}")
+    return Origin("image", of_source("localimage", source, source))
+
+
+def _like_a_reference(source: str) -> bool:
+    return not source.startswith(("/", ".")) and not source.endswith((".def", ".sif", ".recipe"))
