@@ -86,7 +86,8 @@ def write_sif(
 ) -> ImageRoot:
     """The root file system into `file` at the place the SIF has for it; the SIF is completed by `sif_write.finish`."""
     size = _squash(job, parts, packing, file.fd, sif.partition_offset, file.path)
-    return ImageRoot(file.readable, sif.partition_offset, size)
+    # Inside a user namespace our /proc/PID/fd is closed, but what a child inherits is its own.
+    return ImageRoot(f"/proc/self/fd/{file.fd}", sif.partition_offset, size)
 
 
 def freeze(job: Job, state: StageState) -> ImageRoot:

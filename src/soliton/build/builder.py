@@ -82,7 +82,7 @@ def build(request: Request) -> None:
             sif = sif_write.plan_sif(parts.objects)
             with new_image(request.target, force=request.replace) as file:
                 root = assemble.write_sif(job, parts, assemble.packing(job, parts), file, sif=sif)
-                _tests(job, stages[-1], root, after, number, len(steps))
+                _tests(job, stages[-1], root, after, number, len(steps), pass_fds=(file.fd,))
                 sif_write.finish(
                     file.fd, sif, partition_size=root.size, architecture=parts.architecture, time=None
                 )
@@ -123,13 +123,21 @@ def _tests(
     steps: tuple[Step, ...],
     done: int,
     count: int,
+    *,
+    pass_fds: tuple[int, ...] = (),
 ) -> None:
     for number, step in enumerate(steps, done + 1):
         _announce(number, count, step)
-        _test(job, state, root, step)
+        _test(job, state, root, step, pass_fds)
 
 
-def _test(job: Job, state: StageState, root: ImageRoot | DirectoryRoot, step: Step) -> None:
+def _test(
+    job: Job,
+    state: StageState,
+    root: ImageRoot | DirectoryRoot,
+    step: Step,
+    pass_fds: tuple[int, ...] = (),
+) -> None:
     """`%test` in the finished image, which it cannot change."""
     assert step.section is not None
     if isinstance(root, ImageRoot):
@@ -138,7 +146,9 @@ def _test(job: Job, state: StageState, root: ImageRoot | DirectoryRoot, step: St
     scene = replace(state.scene, root=root, surface=surface)
     with _temporary(job.workspace, state.folder) as binds:
         ended = carry_out.execute(
-            plans.test(replace(scene, binds=(*binds, *scene.binds))), job.settings.environment
+            plans.test(replace(scene, binds=(*binds, *scene.binds))),
+            job.settings.environment,
+            pass_fds=pass_fds,
         )
     carry_out.check(ended, step.section, job.definition.name)
 

@@ -29,12 +29,12 @@ def reporter(path: str) -> tuple[str, ...]:
     return sys.executable, "-I", "-S", "-c", _LEAVE_IN_FILE, path
 
 
-def execute(plan: Plan, environment: Mapping[str, str]) -> console.Ended:
+def execute(plan: Plan, environment: Mapping[str, str], *, pass_fds: tuple[int, ...] = ()) -> console.Ended:
     """Runs a plan to its payload's end, output going live to the user. environment: of the core itself.
 
-    Raises LaunchError if the payload could not be started.
+    pass_fds: descriptors that the plan names as `/proc/self/fd/N`. Raises LaunchError if the payload could not be started.
     """
-    ended = console.run(_starter(plan, environment))
+    ended = console.run(_starter(plan, environment, pass_fds))
     _check_report(plan)
     return ended
 
@@ -79,9 +79,11 @@ def check(ended: console.Ended, section: Section, name: str) -> None:
     )
 
 
-def _starter(plan: Plan, environment: Mapping[str, str]) -> console.Starter:
+def _starter(plan: Plan, environment: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> console.Starter:
     def start(stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-        return core.start("launch", plan, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
+        return core.start(
+            "launch", plan, pass_fds=pass_fds, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+        )
 
     return start
 
