@@ -5,7 +5,19 @@ from __future__ import annotations
 from soliton.cli.commands import Command, Example
 
 ABOUT = "About soliton"
-SHELLS = ("bash", "zsh", "fish", "powershell")
+
+
+def _completion(shell: str) -> Command:
+    if shell == "powershell":
+        return Command(shell, "", f"for {shell}")
+    return Command(
+        shell,
+        "",
+        f"for {shell}",
+        handler=f"soliton.cli.completion:{shell}",
+        examples=(Example(f"soliton completion {shell}", "a script for the shell to read"),),
+    )
+
 
 COMMANDS = (
     Command(
@@ -30,7 +42,7 @@ COMMANDS = (
         "",
         "completion of command lines for a shell",
         group=ABOUT,
-        subcommands=tuple(Command(shell, "", f"for {shell}") for shell in SHELLS),
+        subcommands=tuple(_completion(shell) for shell in ("bash", "zsh", "fish", "powershell")),
     ),
     Command("buildcfg", "[NAME]", "settings this program was built with", most=1, hidden=True),
     Command("confgen", "[OLD] NEW", "write a configuration file", least=1, most=2, hidden=True),
