@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid};
 use rustix::thread::UnshareFlags;
 
@@ -126,7 +126,7 @@ impl Launcher {
         } else if arrived.by_kernel {
             // The terminal's: every process of the group has it.
         } else if self.has_init {
-            let _ = rustix::io::write(&self.channel, &[arrived.signal as u8]);
+            tell(self.channel.as_fd(), arrived.signal as u8);
         } else {
             kernel::kill(self.child, arrived.signal);
         }
@@ -154,6 +154,12 @@ impl Launcher {
             Err(errno) => errno == Errno::INTR,
         }
     }
+}
+
+/// Puts a word into the channel. If the other side is gone there is nobody to tell; SIGPIPE, which would come
+/// back by the queue of signals and be passed on in turn, is not sent.
+fn tell(channel: BorrowedFd<'_>, word: u8) {
+    let _ = send(channel, &[word], SendFlags::NOSIGNAL);
 }
 
 /// Stops this process until somebody continues it.
@@ -216,7 +222,7 @@ impl Init {
                 // The kernel ends whatever else is inside.
                 Some(status) => kernel::exit_now(status),
                 None if status.stopped() => {
-                    let _ = rustix::io::write(&self.channel, b"s");
+                    tell(self.channel.as_fd(), b's');
                 }
                 None => {}
             }
