@@ -287,24 +287,24 @@ def test_closed_streams_are_no_failure(closed: tuple[int, ...]) -> None:
 
 
 WORKING = """
-import soliton.cli.version, sys, time, contextlib
+import soliton.cli.sif, sys, time, contextlib
 @contextlib.contextmanager
 def work():
     try:
         yield
     finally:
         print("cleaned up", flush=True)
-def version(invocation):
+def new(invocation):
     with work():
         print("begun", flush=True)
         time.sleep(60)
-soliton.cli.version.version = version
+soliton.cli.sif.new = new
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_end_from_outside_is_quiet_and_cleans_up(number: signal.Signals) -> None:
-    process = start("version", code=WORKING, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start("sif", "new", "x.sif", code=WORKING, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == b"begun\n"
     process.send_signal(number)

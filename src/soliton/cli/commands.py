@@ -30,7 +30,7 @@ class Command:
 
     positionals: as usage shows them. least, most: how many there may be; most None: any number, all that follow the options.
     handler: `module:function`, called with the Invocation and returning the exit status; None: not built yet.
-    starts_container: the process becomes the container, so nothing is set up for work of its own.
+    immediate: it answers at once or becomes a container: nothing to clean up if it is ended from outside.
     """
 
     __slots__ = (
@@ -41,13 +41,13 @@ class Command:
         "group",
         "handler",
         "hidden",
+        "immediate",
         "instead",
         "least",
         "most",
         "name",
         "options",
         "positionals",
-        "starts_container",
         "subcommands",
         "summary",
     )
@@ -70,7 +70,7 @@ class Command:
         hidden: bool = False,
         deprecated: str | None = None,
         instead: str | None = None,
-        starts_container: bool = False,
+        immediate: bool = False,
     ) -> None:
         self.name: Final = name
         self.positionals: Final = positionals
@@ -87,7 +87,7 @@ class Command:
         self.hidden: Final = hidden
         self.deprecated: Final = deprecated
         self.instead: Final = instead
-        self.starts_container: Final = starts_container
+        self.immediate: Final = immediate
 
     def __repr__(self) -> str:
         return f"Command({self.name})"

@@ -104,11 +104,12 @@ def call(invocation: Invocation) -> int:
         return version_line(invocation)
     command = commands.at(invocation.command)
     assert command.handler is not None
-    if not command.starts_container:
+    if not command.immediate:
         from soliton.cli.interruption import end_cleanly
 
         end_cleanly()
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    # Names of files that are no text go out as the bytes they are.
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     return commands.handler(command.handler)(invocation)
 
 

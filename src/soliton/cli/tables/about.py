@@ -15,6 +15,7 @@ def _completion(shell: str) -> Command:
         "",
         f"for {shell}",
         handler=f"soliton.cli.completion:{shell}",
+        immediate=True,
         examples=(Example(f"soliton completion {shell}", "a script for the shell to read"),),
     )
 
@@ -25,6 +26,7 @@ COMMANDS = (
         "",
         "show the version",
         handler="soliton.cli.version:version",
+        immediate=True,
         group=ABOUT,
         examples=(Example("soliton version", "the number alone"),),
     ),
@@ -34,6 +36,7 @@ COMMANDS = (
         "explain a command",
         most=None,
         handler="soliton.cli.help:help_",
+        immediate=True,
         group=ABOUT,
         examples=(Example("soliton help sif dump", "of one command"),),
     ),

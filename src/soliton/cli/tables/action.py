@@ -16,7 +16,7 @@ COMMANDS = (
         most=None,
         options=FOREGROUND,
         handler="soliton.cli.action:exec_",
-        starts_container=True,
+        immediate=True,
         group=RUNNING,
         description=(
             "IMAGE is a file, a sandbox directory or a URI such as docker://alpine:3.20. Options go before it:"
@@ -25,10 +25,9 @@ COMMANDS = (
         examples=(
             Example("soliton exec image.sif cat /etc/os-release", "a command of the image", "image.sif"),
             Example(
-                "soliton exec --bind /data:/mnt:ro image.sif ls /mnt",
+                "soliton exec --bind /srv:/mnt:ro image.sif ls /mnt",
                 "with a directory of the host",
                 "image.sif",
-                "/data",
             ),
             Example(
                 "soliton exec --env LEVEL=3 --cleanenv image.sif env",
@@ -47,7 +46,7 @@ COMMANDS = (
         most=None,
         options=(*FOREGROUND, RUNSCRIPT_TIMEOUT),
         handler="soliton.cli.action:run",
-        starts_container=True,
+        immediate=True,
         group=RUNNING,
         description=(
             "Runs the image's runscript, which the arguments are passed to. `soliton run hello://` runs a tiny image"
@@ -66,7 +65,7 @@ COMMANDS = (
         most=None,
         options=(*FOREGROUND, SHELL),
         handler="soliton.cli.action:shell",
-        starts_container=True,
+        immediate=True,
         group=RUNNING,
         examples=(
             Example("soliton shell image.sif", "look around", "image.sif"),
@@ -81,7 +80,7 @@ COMMANDS = (
         most=None,
         options=FOREGROUND,
         handler="soliton.cli.action:test",
-        starts_container=True,
+        immediate=True,
         group=RUNNING,
         description="Runs what the %test section of the definition file says. Its exit status is the test's.",
         examples=(Example("soliton test image.sif", "is the image in order?", "image.sif"),),

@@ -17,6 +17,7 @@ COMMANDS = (
         most=1,
         group=LOOKING,
         handler="soliton.cli.inspect:inspect",
+        immediate=True,
         options=(
             Option("labels", "l", help="its labels (what is shown without options)"),
             Option("deffile", "d", help="the definition file it was built from"),
@@ -45,6 +46,7 @@ COMMANDS = (
         group=LOOKING,
         options=(APP,),
         handler="soliton.cli.inspect:run_help",
+        immediate=True,
         examples=(Example("soliton run-help image.sif", "what is it for?", "image.sif"),),
     ),
 )

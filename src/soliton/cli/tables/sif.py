@@ -63,6 +63,7 @@ COMMANDS = (
                 least=1,
                 most=1,
                 handler="soliton.cli.sif:list_",
+                immediate=True,
                 examples=(Example("soliton sif list image.sif", "what is in the file?", "image.sif"),),
             ),
             Command(
@@ -72,6 +73,7 @@ COMMANDS = (
                 least=1,
                 most=1,
                 handler="soliton.cli.sif:header",
+                immediate=True,
                 examples=(Example("soliton sif header image.sif", "who made it, when?", "image.sif"),),
             ),
             Command(
@@ -81,6 +83,7 @@ COMMANDS = (
                 least=2,
                 most=2,
                 handler="soliton.cli.sif:info",
+                immediate=True,
                 examples=(Example("soliton sif info 1 image.sif", "the first object", "image.sif"),),
             ),
             Command(
@@ -90,6 +93,7 @@ COMMANDS = (
                 least=2,
                 most=2,
                 handler="soliton.cli.sif:dump",
+                immediate=True,
                 examples=(Example("soliton sif dump 1 image.sif", "its content", "image.sif"),),
             ),
             Command("new", "FILE", "make an empty file", least=1, most=1, handler="soliton.cli.sif:new"),

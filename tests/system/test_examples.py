@@ -1,0 +1,63 @@
+"""Every example that --help and the manual pages show works as it stands there.
+
+Those that fetch from a registry are left to the tests of pulling.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from soliton.cli import commands
+from soliton.cli.commands import Example
+from tests.system.program import Program
+
+RECIPE = """\
+Bootstrap: busybox
+
+%post
+    echo 'ID=example' > /etc/os-release
+
+%runscript
+    echo "called with: $*"
+
+%test
+    test -e /etc/os-release
+
+%help
+    An image for examples.
+"""
+
+EXAMPLES = [
+    example
+    for _, command in commands.walk()
+    for example in command.examples
+    if "registry" not in example.needs
+]
+
+
+@pytest.fixture(scope="session")
+def material(shared: Program) -> Path:
+    """A directory with everything that an example may need."""
+    directory = shared.cwd / "examples"
+    directory.mkdir()
+    (directory / "recipe.def").write_text(RECIPE)
+    here = shared.within(directory)
+    here("build", "image.sif", "recipe.def").ok()
+    here("build", "--sandbox", "tree", "image.sif").ok()
+    return directory
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example.line for example in EXAMPLES])
+def test_an_example_works_as_it_is_shown(soliton: Program, material: Path, example: Example) -> None:
+    for name in example.needs:
+        if (material / name).is_dir():
+            shutil.copytree(material / name, soliton.cwd / name, symlinks=True)
+        else:
+            shutil.copy(material / name, soliton.cwd / name)
+    program, *words = shlex.split(example.line)
+    assert program == "soliton"
+    soliton(*words, stdin="").ok()
