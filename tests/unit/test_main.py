@@ -265,11 +265,25 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
     assert process.stderr.read() == b""
 
 
+def test_usage_that_nobody_reads_changes_nothing() -> None:
+    for target in ("/dev/full", "| true"):
+        script = f'"$0" -m soliton exec --nope {target if target[0] == "|" else "> " + target}'
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {script}", sys.executable],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(soliton.__file__).parents[1])},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == b'Error for command "exec": unknown flag: --nope\n\n'
+
+
 def test_output_that_cannot_be_written_is_a_failure() -> None:
     with open("/dev/full", "wb") as full:
         process = start("exec", "--help", stdout=full.fileno(), stderr=subprocess.PIPE)
         _, err = process.communicate()
-    assert (process.returncode, err.decode().splitlines()[0]) == (255, "FATAL:   No space left on device")
+    assert err.decode() == "FATAL:   the output cannot be written\n         No space left on device\n"
+    assert process.returncode == 255
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])

@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
             for at, text in invocation.notices:
                 messages.say(at, text)
             status = call(invocation)
-            sys.stdout.flush()
+            flush_results()
             return status
         except CommandLineError as error:
             return wrong_usage(program, error, error.path)
@@ -113,6 +113,22 @@ def call(invocation: Invocation) -> int:
     return commands.handler(command.handler)(invocation)
 
 
+def flush_results() -> None:
+    """What is on its way to stdout is part of the work: it counts only if it arrives."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_results()
+        raise SolitonError("the output cannot be written", why=error.strerror) from error
+
+
+def abandon_results() -> None:
+    """Lets what stdout still holds go nowhere, so that the interpreter does not complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def report_failure(record: str) -> int:
     """Explains why the core could not start a container: the core calls this with its JSON record."""
     import json
@@ -129,8 +145,11 @@ def wrong_usage(program: str, error: UsageError, path: tuple[str, ...]) -> int:
     lines = [f'Error for command "{path[-1] if path else program}": {error.what}']
     lines += [part for part in (error.why, error.remedy) if part]
     messages.write(messages.printable("\n".join(lines)) + "\n\n")
-    sys.stdout.write(usage(program, path))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(usage(program, path))
+        sys.stdout.flush()
+    except OSError:
+        abandon_results()
     return USAGE
 
 
@@ -170,7 +189,7 @@ def die_quietly(number: int) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        abandon_results()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number
