@@ -1,0 +1,102 @@
+"""exec, run, shell and test: from a request to a running container."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from soliton import core
+from soliton.errors import SolitonError
+from soliton.images.architecture import require_runnable
+from soliton.images.detect import open_image
+from soliton.launch.compile import compile as compile_plan
+from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.site import host as hosts
+from soliton.site import paths
+from soliton.site.config import DEFAULTS
+
+if TYPE_CHECKING:
+    from soliton.images.detect import Image
+    from soliton.launch.plan import Plan
+    from soliton.launch.request import ActionRequest
+
+#: What may stand before `:` for an image that is not a file.
+_SCHEMES = frozenset(
+    ["docker", "docker-archive", "docker-daemon", "oci", "oci-archive", "oras", "library", "shub", "http", "https", "ipfs", "hello", "instance"]
+)
+
+
+def is_uri(image: str) -> bool:
+    """Whether an image is named by a scheme instead of a path."""
+    scheme, colon, rest = image.partition(":")
+    return bool(colon) and (rest.startswith("//") or scheme in _SCHEMES)
+
+
+def find_image(request: ActionRequest) -> Image:
+    """The image of a request, fetched into the cache if it is elsewhere."""
+    if not is_uri(request.image):
+        image = open_image(request.image)
+        if image.kind not in ("oci-layout", "oci-archive", "docker-archive"):
+            return image
+        return _cached(f"{image.kind.removesuffix('-layout')}:{image.path}")
+    return _cached(request.image)
+
+
+def _cached(uri: str) -> Image:
+    if uri.startswith("hello:"):
+        from soliton.images import hello
+
+        return open_image(hello.make(_writable_cache()))
+    from soliton.api.pull import to_cache
+
+    return open_image(str(to_cache(uri)))
+
+
+def _writable_cache() -> str:
+    """The cache, or a private temporary directory of the user's where the home cannot be written."""
+    environment, home = os.environ, paths.home_of_caller()
+    folder = paths.cache(environment, os.environ.get("HOME") or home)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError:
+        folder = os.path.join(paths.temporary(environment), f"soliton-{os.getuid()}")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.stat(folder).st_uid != os.getuid() or os.path.islink(folder):
+            raise SolitonError(
+                f"`{folder}` belongs to somebody else",
+                remedy="set SOLITON_CACHEDIR to a directory that you can write",
+            ) from None
+    return folder
+
+
+def reporter() -> tuple[str, ...]:
+    """What the core executes to have a failure explained."""
+    return (sys.executable, "-I", "-m", "soliton", "--report-failure")
+
+
+def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None) -> Plan:
+    """The plan for a request. root: stands for the image's own, unpacked before."""
+    require_runnable(image.architecture, request.image)
+    host = hosts.look()
+    subordinate = hosts.subordinate_ids(host.uid, host.name) if request.fakeroot else None
+    return compile_plan(
+        request,
+        root or image.require_root(),
+        image.path,
+        DEFAULTS,
+        host,
+        subordinate=subordinate,
+        reporter=reporter(),
+    )
+
+
+def start(request: ActionRequest) -> NoReturn:
+    """Starts the container; this process becomes it."""
+    image = find_image(request)
+    root = image.require_root()
+    if request.unsquash and isinstance(root, ImageRoot):
+        from soliton.api.unpacked import run_unpacked
+
+        sys.exit(run_unpacked(request, image, root))
+    core.become("launch", prepare(request, image))

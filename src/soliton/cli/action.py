@@ -1,0 +1,97 @@
+"""The commands exec, run, shell and test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from soliton.errors import NotSupported, SolitonError
+from soliton.launch.request import Action, ActionRequest
+
+if TYPE_CHECKING:
+    from soliton.cli.invocation import Invocation
+
+
+def exec_(invocation: Invocation) -> int:
+    return _start("exec", invocation)
+
+
+def run(invocation: Invocation) -> int:
+    return _start("run", invocation)
+
+
+def shell(invocation: Invocation) -> int:
+    return _start("shell", invocation)
+
+
+def test(invocation: Invocation) -> int:
+    return _start("test", invocation)
+
+
+def request_of(action: Action, invocation: Invocation) -> ActionRequest:
+    """What the command line asks for."""
+    flag, text, words = invocation.flag, invocation.text, invocation.words
+    networks = (
+        [name for value in words("network") for name in value.split(",")]
+        if "network" in invocation.options
+        else []
+    )
+    if (flag("net") and not networks) or any(name != "none" for name in networks):
+        raise NotSupported(
+            "a network of its own with a connection",
+            remedy="`--net --network none` gives one with a loopback only",
+        )
+    return ActionRequest(
+        action=action,
+        image=invocation.positionals[0],
+        argv=tuple(invocation.positionals[1:]),
+        program=invocation.program,
+        app=text("app"),
+        bind=words("bind"),
+        mount=words("mount"),
+        contain=flag("contain"),
+        containall=flag("containall"),
+        compat=flag("compat"),
+        cleanenv=flag("cleanenv"),
+        env=invocation.pairs("env"),
+        env_files=tuple(_read(name) for name in words("env-file")),
+        no_env=words("no-env"),
+        no_eval=flag("no-eval"),
+        home=text("home"),
+        no_home=flag("no-home"),
+        no_mount=words("no-mount"),
+        cwd=text("cwd"),
+        workdir=text("workdir"),
+        scratch=words("scratch"),
+        pid=flag("pid"),
+        no_pid=flag("no-pid"),
+        ipc=flag("ipc"),
+        uts=flag("uts"),
+        net=flag("net") or bool(networks),
+        hostname=text("hostname"),
+        dns=words("dns"),
+        no_init=flag("no-init"),
+        fakeroot=flag("fakeroot"),
+        writable=flag("writable"),
+        writable_tmpfs=flag("writable-tmpfs"),
+        underlay=flag("underlay"),
+        unsquash=flag("unsquash"),
+        no_umask=flag("no-umask"),
+        no_privs=flag("no-privs"),
+        drop_caps=words("drop-caps"),
+        shell=text("shell") if action == "shell" else None,
+        tmpdir=text("tmpdir"),
+    )
+
+
+def _read(name: str) -> str:
+    try:
+        with open(name, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(1 << 20)
+    except OSError as error:
+        raise SolitonError(f"the environment file `{name}` cannot be read", why=error.strerror) from None
+
+
+def _start(action: Action, invocation: Invocation) -> int:
+    from soliton.api.action import start
+
+    start(request_of(action, invocation))

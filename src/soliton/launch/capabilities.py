@@ -1,0 +1,21 @@
+"""Capabilities by name (capabilities(7))."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from soliton.errors import SolitonError
+
+NAMES = tuple(
+    f"CAP_{name}"
+    for name in ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"]
+)
+
+
+def without(dropped: Sequence[str]) -> tuple[str, ...]:
+    """All capabilities but these; `CAP_` may be left out, `all` drops every one."""
+    names = {name.strip().upper() for name in dropped}
+    full = {name if name.startswith("CAP_") else f"CAP_{name}" for name in names if name and name != "ALL"}
+    for name in sorted(full - set(NAMES)):
+        raise SolitonError(f"`{name}` is not a capability", remedy="see capabilities(7) for their names")
+    return () if "ALL" in names else tuple(name for name in NAMES if name not in full)

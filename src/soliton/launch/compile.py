@@ -1,0 +1,131 @@
+"""`compile`: a request, an image, the site's rules and the facts of the machine give a plan.
+
+A pure function: it neither looks at the machine nor changes it, so its results can be printed, stored and tested as
+a table.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from soliton.errors import ImageError, LaunchError, SolitonError
+from soliton.launch import identity as identities
+from soliton.launch.environment import compile_environment
+from soliton.launch.mounts import compile_mounts, home_of, user_binds
+from soliton.launch.plan import (
+    DirectoryRoot,
+    DirectSurface,
+    ImageRoot,
+    Namespace,
+    Plan,
+    Process,
+    ReadOnlySurface,
+    Surface,
+    TmpfsSurface,
+)
+from soliton.launch.request import ActionRequest
+from soliton.site.config import Config
+from soliton.site.host import Host, SubordinateIds
+
+_SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
+
+
+def compile(
+    request: ActionRequest,
+    root: ImageRoot | DirectoryRoot,
+    path: str,
+    config: Config,
+    host: Host,
+    *,
+    subordinate: SubordinateIds | None = None,
+    reporter: tuple[str, ...] = (),
+) -> Plan:
+    """root, path: of the image, which is absolute. subordinate: the caller's ranges, looked up for `--fakeroot`.
+
+    Raises SolitonError for values that make no sense.
+    """
+    request = request.settled()
+    as_root = request.fakeroot and not host.privileged
+    identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
+    binds = user_binds(request, host)
+    if isinstance(root, ImageRoot):
+        stored = not identity.uid_map or not identities.is_single(identity)
+        root = ImageRoot(root.path, root.offset, root.size, "stored" if stored else "caller")
+    home = home_of(request, host)[1]
+    return Plan(
+        identity=identity,
+        root=root,
+        surface=_surface(request, root, path, config),
+        mounts=compile_mounts(request, config, host, binds, as_root=as_root),
+        process=Process(
+            action=request.action,
+            argv=request.argv,
+            environment=compile_environment(
+                request,
+                host.environment,
+                home=home,
+                container=path,
+                destinations=tuple(bind.target for bind in binds),
+            ),
+            cwd=_working_directories(request, host, home),
+            cwd_required=request.cwd is not None,
+            app=request.app,
+            shells=(request.shell,) if request.shell else _SHELLS,
+            umask=0o022 if request.no_umask else host.umask,
+            no_new_privs=True,
+            capabilities=_capabilities(request, host),
+            init=not request.no_init,
+        ),
+        namespaces=_namespaces(request),
+        hostname=request.hostname,
+        name=path.rstrip("/").rpartition("/")[2],
+        reporter=reporter,
+    )
+
+
+def _surface(request: ActionRequest, root: ImageRoot | DirectoryRoot, path: str, config: Config) -> Surface:
+    if request.writable:
+        if request.writable_tmpfs:
+            raise SolitonError(
+                "`--writable` and `--writable-tmpfs` exclude each other",
+                why="one writes into the image, the other into memory",
+            )
+        if isinstance(root, ImageRoot):
+            raise ImageError(
+                f"`{path}` cannot be written: it is a read-only image file",
+                remedy="use `--writable-tmpfs`, or unpack it with `build --sandbox`",
+            )
+        return DirectSurface()
+    if request.writable_tmpfs:
+        return TmpfsSurface(config.sessiondir_max_size)
+    return ReadOnlySurface("underlay" if request.underlay else "auto")
+
+
+def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:
+    wanted: tuple[tuple[Namespace, bool], ...] = (
+        ("pid", request.pid),
+        ("ipc", request.ipc),
+        ("uts", request.uts),
+        ("net", request.net),
+    )
+    return tuple(name for name, asked in wanted if asked)
+
+
+def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple[str, ...]:
+    if request.cwd is not None:
+        if not request.cwd.startswith("/"):
+            raise LaunchError(f"the working directory `{request.cwd}` is not an absolute path")
+        return (request.cwd,)
+    if request.contain or host.cwd is None:
+        return (home, "/")
+    return (host.cwd, home, "/")
+
+
+def _capabilities(request: ActionRequest, host: Host) -> Literal["none", "all"] | tuple[str, ...]:
+    if request.no_privs or not (request.fakeroot or host.privileged):
+        return "none"
+    if not request.drop_caps:
+        return "all"
+    from soliton.launch.capabilities import without
+
+    return without(request.drop_caps)

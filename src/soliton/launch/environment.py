@@ -1,0 +1,100 @@
+"""The payload's environment: what of the host passes, what is injected, what is fixed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from soliton.launch.plan import Environment
+from soliton.launch.request import ActionRequest
+
+#: Prefixes of variables that are set inside without the prefix; the first beats the others.
+INJECTING = ("SOLITONENV_", "APPTAINERENV_", "SINGULARITYENV_")
+_OWN = ("SOLITON_", "APPTAINER_", "SINGULARITY_", "_SOLITON_", *INJECTING)
+_NOT_PASSED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND"})
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
+_KEPT_CLEAN = frozenset({"TERM", *_PROXIES, *(name.upper() for name in _PROXIES)})
+_STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def compile_environment(
+    request: ActionRequest,
+    host: Mapping[str, str],
+    *,
+    home: str,
+    container: str,
+    destinations: tuple[str, ...],
+) -> Environment:
+    """container: absolute path of the image. destinations: of the user's binds."""
+    passed = {
+        key: value
+        for key, value in host.items()
+        if not key.startswith(_OWN)
+        and key not in _NOT_PASSED
+        and key not in request.no_env
+        and (not request.cleanenv or key in _KEPT_CLEAN)
+    }
+    if request.cleanenv:
+        passed["LANG"] = "C"
+    injected: dict[str, str] = {}
+    for prefix in reversed(INJECTING):
+        for key, value in host.items():
+            if key.startswith(prefix) and len(key) > len(prefix):
+                injected[key[len(prefix) :]] = value
+    for text in request.env_files:
+        injected.update(parse_env_file(text))
+    injected.update(request.env)
+    injected.pop("HOME", None)
+    path = injected.pop("PATH", None)
+    prepend = injected.pop("PREPEND_PATH", None)
+    append = injected.pop("APPEND_PATH", None)
+    # A base for images without any environment script.
+    passed.setdefault("PATH", _STANDARD_PATH)
+    name = container.rstrip("/").rpartition("/")[2]
+    fixed = {"HOME": home, "APPTAINER_COMMAND": request.action, "SINGULARITY_COMMAND": request.action}
+    own = {
+        "CONTAINER": container,
+        "NAME": name,
+        "BIND": ",".join(destinations),
+        "ENVIRONMENT": "/.singularity.d/env/91-environment.sh",
+    }
+    if request.app:
+        own["APPNAME"] = request.app
+    if request.no_eval:
+        own["NO_EVAL"] = "1"
+    for key, value in own.items():
+        for prefix in ("APPTAINER_", "SINGULARITY_"):
+            fixed[prefix + key] = value
+    if "PATH" in host:
+        fixed["USER_PATH"] = host["PATH"]
+    if "LD_LIBRARY_PATH" not in injected:
+        passed["LD_LIBRARY_PATH"] = "/.singularity.d/libs"
+    if request.action == "shell":
+        prompt = {"soliton": "soliton", "singularity": "Singularity"}.get(request.program, "Apptainer")
+        fixed["PS1"] = injected.pop("PS1", f"{prompt}> ")
+        fixed["PROMPT_COMMAND"] = ""
+    return Environment(
+        host=passed,
+        injected=injected,
+        fixed=fixed,
+        path=path,
+        prepend_path=prepend,
+        append_path=append,
+        evaluate=not request.no_eval,
+    )
+
+
+def parse_env_file(text: str) -> dict[str, str]:
+    """Lines `NAME=VALUE` or `export NAME=VALUE`; comments and blank lines do not count, surrounding quotes go."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        line = line.removeprefix("export ").lstrip()
+        key, equals, value = line.partition("=")
+        if not equals or not key.replace("_", "a").isalnum():
+            continue
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        found[key] = value
+    return found

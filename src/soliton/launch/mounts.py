@@ -1,0 +1,157 @@
+"""What is mounted where, in the peers' order, each with the reason it is there. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+
+from soliton.errors import SolitonError
+from soliton.launch.binds import parse_binds, parse_home, parse_mounts
+from soliton.launch.plan import (
+    Bind,
+    Dev,
+    GroupFile,
+    Mount,
+    PasswdFile,
+    Proc,
+    SynthesizedFile,
+    Sys,
+    Tmpfs,
+)
+from soliton.launch.request import ActionRequest
+from soliton.site.config import Config
+from soliton.site.host import Host
+
+#: Names that `--no-mount` takes, besides absolute paths.
+NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")
+#: The working directory is not mounted when it is one of these, or below one of the second group.
+_NOT_CWD = frozenset({"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"})
+_NEVER_BELOW = ("/sys", "/proc", "/dev")
+
+
+def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
+    """`--bind` and `--mount`, sorted by destination: an outer one is there before what lies in it."""
+    cwd = host.cwd or "/"
+    binds = [b for text in request.bind for b in parse_binds(text, cwd=cwd, home=host.home, origin="--bind")]
+    binds += [b for text in request.mount for b in parse_mounts(text, cwd=cwd, origin="--mount")]
+    return sorted(binds, key=lambda bind: bind.target.split("/"))
+
+
+def home_of(request: ActionRequest, host: Host) -> tuple[str, str]:
+    """The home directory: (on the host, inside)."""
+    if request.home:
+        return parse_home(request.home, cwd=host.cwd or "/")
+    return host.home, "/root" if request.fakeroot and not host.privileged else host.home
+
+
+def compile_mounts(
+    request: ActionRequest, config: Config, host: Host, binds: list[Bind], *, as_root: bool
+) -> tuple[Mount, ...]:
+    """All mounts of a container. as_root: the payload is root inside without being root outside."""
+    skipped = set(request.no_mount)
+    for name in skipped:
+        if name not in NO_MOUNT and not name.startswith("/"):
+            raise SolitonError(
+                f"`{name}` is not a mount that can be left out",
+                why=f"the names are {', '.join(NO_MOUNT)}, or the absolute path of a configured bind",
+            )
+    contain, size = request.contain, config.sessiondir_max_size
+    mounts: list[Mount] = []
+    if "dev" not in skipped and config.mount_dev != "no":
+        minimal = contain or config.mount_dev == "minimal"
+        mounts.append(Dev(minimal=minimal, origin="--contain" if contain else "mount dev"))
+    if "bind-paths" not in skipped:
+        for path in config.bind_path:
+            source, _, target = path.partition(":")
+            if source not in skipped and (not contain or source in ("/etc/hosts", "/etc/localtime")):
+                mounts.append(Bind(source, target or source, optional=True, origin="bind path"))
+    if config.mount_proc and "proc" not in skipped:
+        mounts.append(Proc(origin="mount proc"))
+    if config.mount_sys and "sys" not in skipped:
+        mounts.append(Sys(origin="mount sys"))
+    mounts += _home(request, config, host, skipped, size)
+    mounts += _tmp(request, config, skipped, size)
+    for path in request.scratch:
+        if not path.startswith("/"):
+            raise SolitonError(f"the scratch directory `{path}` is not an absolute path")
+        if request.workdir:
+            name = posixpath.join(_workdir(request, host), "scratch", path.strip("/"))
+            mounts.append(Bind(name, path, origin="--scratch"))
+        else:
+            mounts.append(Tmpfs(path, size, 0o1777, origin="--scratch"))
+    mounts += _identity_files(request, config, host, as_root=as_root)
+    mounts += binds
+    mounts += _cwd(request, host, skipped, mounts)
+    return tuple(mounts)
+
+
+def _workdir(request: ActionRequest, host: Host) -> str:
+    assert request.workdir
+    return posixpath.normpath(posixpath.join(host.cwd or "/", request.workdir))
+
+
+def _home(request: ActionRequest, config: Config, host: Host, skipped: set[str], size: int) -> list[Mount]:
+    source, target = home_of(request, host)
+    if request.no_home or "home" in skipped or not config.mount_home or target == "/":
+        return []
+    if request.contain and not request.home:
+        if request.workdir:
+            return [Bind(posixpath.join(_workdir(request, host), "home"), target, origin="--workdir")]
+        return [Tmpfs(target, size, 0o700, origin="--contain")]
+    return [
+        Bind(source, target, optional=not request.home, origin="--home" if request.home else "mount home")
+    ]
+
+
+def _tmp(request: ActionRequest, config: Config, skipped: set[str], size: int) -> list[Mount]:
+    if not config.mount_tmp or "tmp" in skipped:
+        return []
+    pairs = (("/tmp", "tmp"), ("/var/tmp", "var_tmp"))
+    if not request.contain:
+        return [Bind(path, path, optional=True, origin="mount tmp") for path, _ in pairs]
+    if request.workdir:
+        base = posixpath.normpath(request.workdir)
+        return [Bind(posixpath.join(base, name), path, origin="--workdir") for path, name in pairs]
+    return [Tmpfs(path, size, 0o1777, origin="--contain") for path, _ in pairs]
+
+
+def _identity_files(request: ActionRequest, config: Config, host: Host, *, as_root: bool) -> list[Mount]:
+    mounts: list[Mount] = []
+    uid = 0 if as_root else host.uid
+    writable_root = uid == 0 and (request.writable or request.writable_tmpfs)
+    home = home_of(request, host)[1]
+    if config.config_passwd and not writable_root:
+        name = "root" if uid == 0 else host.name
+        gid = 0 if as_root else host.gid
+        mounts.append(PasswdFile(uid, gid, name, host.gecos, home, host.shell, origin="config passwd"))
+    if config.config_group and not writable_root:
+        groups = (("root", 0),) if as_root else host.groups
+        mounts.append(GroupFile(groups, "root" if uid == 0 else host.name, origin="config group"))
+    if request.dns:
+        text = "".join(f"nameserver {address.strip()}\n" for address in request.dns)
+        mounts.append(SynthesizedFile("/etc/resolv.conf", text, optional=True, origin="--dns"))
+    elif config.config_resolv_conf and host.resolv_conf:
+        mounts.append(
+            Bind("/etc/resolv.conf", "/etc/resolv.conf", optional=True, origin="config resolv_conf")
+        )
+    if request.hostname:
+        mounts.append(
+            SynthesizedFile("/etc/hostname", f"{request.hostname}\n", optional=True, origin="--hostname")
+        )
+    return mounts
+
+
+def _cwd(request: ActionRequest, host: Host, skipped: set[str], before: list[Mount]) -> list[Mount]:
+    cwd = host.cwd
+    if request.contain or "cwd" in skipped or cwd is None or cwd in _NOT_CWD:
+        return []
+    if any(cwd == top or cwd.startswith(f"{top}/") for top in _NEVER_BELOW):
+        return []
+    for mount in before:
+        # Already inside, at its own path.
+        if isinstance(mount, Bind) and mount.source == mount.target and _is_below(cwd, mount.target):
+            return []
+    return [Bind(cwd, cwd, optional=True, origin="current directory")]
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")

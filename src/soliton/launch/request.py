@@ -1,0 +1,70 @@
+"""What the user asked for: one record for exec, run, shell and test. Field names are those of the options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Action = Literal["exec", "run", "shell", "test"]
+
+
+class ActionRequest(NamedTuple):
+    """image: as typed. argv: the command or the arguments. program: the name soliton was called by.
+
+    env_files: text of every `--env-file`, in order.
+    """
+
+    action: Action
+    image: str
+    argv: tuple[str, ...] = ()
+    program: str = "soliton"
+    app: str | None = None
+    bind: tuple[str, ...] = ()
+    mount: tuple[str, ...] = ()
+    contain: bool = False
+    containall: bool = False
+    compat: bool = False
+    cleanenv: bool = False
+    env: Mapping[str, str] = {}
+    env_files: tuple[str, ...] = ()
+    no_env: tuple[str, ...] = ()
+    no_eval: bool = False
+    home: str | None = None
+    no_home: bool = False
+    no_mount: tuple[str, ...] = ()
+    cwd: str | None = None
+    workdir: str | None = None
+    scratch: tuple[str, ...] = ()
+    pid: bool = False
+    no_pid: bool = False
+    ipc: bool = False
+    uts: bool = False
+    net: bool = False
+    hostname: str | None = None
+    dns: tuple[str, ...] = ()
+    no_init: bool = False
+    fakeroot: bool = False
+    writable: bool = False
+    writable_tmpfs: bool = False
+    underlay: bool = False
+    unsquash: bool = False
+    no_umask: bool = False
+    no_privs: bool = False
+    drop_caps: tuple[str, ...] = ()
+    shell: str | None = None
+    tmpdir: str | None = None
+
+    def settled(self) -> ActionRequest:
+        """Options that stand for others, spelled out."""
+        request = self
+        if request.compat:
+            request = request._replace(
+                containall=True, no_init=True, no_umask=True, no_eval=True, writable_tmpfs=not self.writable
+            )
+        if request.containall:
+            request = request._replace(contain=True, cleanenv=True, pid=True, ipc=True)
+        if request.no_pid:
+            request = request._replace(pid=False)
+        if request.hostname:
+            request = request._replace(uts=True)
+        return request

@@ -1,0 +1,136 @@
+"""Facts about the machine and the caller: every look that compiling a plan takes, taken beforehand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class SubordinateIds(NamedTuple):
+    """The caller's first ranges in /etc/subuid and /etc/subgid: (first id, count)."""
+
+    users: tuple[int, int]
+    groups: tuple[int, int]
+    newuidmap: str
+    newgidmap: str
+
+
+class Host(NamedTuple):
+    """groups: (name, number) of every group of the caller, the primary one first. cwd: None if it is gone."""
+
+    uid: int
+    gid: int
+    name: str
+    gecos: str
+    home: str
+    shell: str
+    groups: tuple[tuple[str, int], ...]
+    cwd: str | None
+    environment: Mapping[str, str]
+    umask: int
+    hostname: str
+    resolv_conf: bool
+    privileged: bool
+
+
+def look() -> Host:
+    """Takes the facts of this process. Names that the user database does not know are numbers."""
+    import pwd
+
+    uid, gid = os.getuid(), os.getgid()
+    environment = os.environ
+    try:
+        entry = pwd.getpwuid(uid)
+        name, gecos, home, shell = entry.pw_name, entry.pw_gecos, entry.pw_dir, entry.pw_shell
+    except KeyError:
+        name, gecos, home, shell = str(uid), "", environment.get("HOME", "/"), "/bin/sh"
+    return Host(
+        uid=uid,
+        gid=gid,
+        name=name,
+        gecos=gecos,
+        home=environment.get("HOME") or home,
+        shell=shell or "/bin/sh",
+        groups=_groups(gid),
+        cwd=_cwd(environment),
+        environment=dict(environment),
+        umask=_umask(),
+        hostname=os.uname().nodename,
+        resolv_conf=os.path.exists("/etc/resolv.conf"),
+        # Mapped root of an outer container may mount too, but only within a user namespace of its own.
+        privileged=uid == 0 and _in_first_namespace(),
+    )
+
+
+def _groups(primary: int) -> tuple[tuple[str, int], ...]:
+    import grp
+
+    found: list[tuple[str, int]] = []
+    for gid in (primary, *sorted(set(os.getgroups()) - {primary})):
+        try:
+            found.append((grp.getgrgid(gid).gr_name, gid))
+        except KeyError:
+            found.append((str(gid), gid))
+    return tuple(found)
+
+
+def _cwd(environment: Mapping[str, str]) -> str | None:
+    """The path as the shell spells it, through links, where that is the same directory."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return None
+    spelled = environment.get("PWD", "")
+    if spelled.startswith("/") and spelled != here:
+        try:
+            if os.path.samestat(os.stat(spelled), os.stat(here)):
+                return spelled
+        except OSError:
+            pass
+    return here
+
+
+def _umask() -> int:
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022
+
+
+def _in_first_namespace() -> bool:
+    try:
+        with open("/proc/self/uid_map", "rb") as table:
+            return table.read().split() == [b"0", b"0", b"4294967295"]
+    except OSError:
+        return False
+
+
+def subordinate_ids(uid: int, name: str) -> SubordinateIds | None:
+    """What the caller may map by `newuidmap`: None without an entry in both tables or without the programs."""
+    from shutil import which
+
+    search = os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/bin:/sbin"
+    newuidmap, newgidmap = which("newuidmap", path=search), which("newgidmap", path=search)
+    users, groups = _range("/etc/subuid", uid, name), _range("/etc/subgid", uid, name)
+    if newuidmap is None or newgidmap is None or users is None or groups is None:
+        return None
+    return SubordinateIds(users, groups, newuidmap, newgidmap)
+
+
+def _range(table: str, uid: int, name: str) -> tuple[int, int] | None:
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.strip().split(":")
+                if len(fields) == 3 and fields[0] in (name, str(uid)):
+                    first, count = int(fields[1]), int(fields[2])
+                    if count >= 65535:
+                        return first, count
+    except (OSError, ValueError):
+        return None
+    return None
