@@ -122,8 +122,11 @@ def converse(
     on_event: Callable[[dict[str, Any]], None] | None = None,
     *,
     pass_fds: Sequence[int] = (),
+    close_fds: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Runs a verb that reports by JSON lines and returns its last record, `{"event": "done", …}`.
+
+    close_fds: of those passed, the ones that are closed here once the core has them (reading ends of pipes).
 
     Every earlier record goes to `on_event`. Raises CoreError for `{"event": "error", …}` and when the core ends
     without a last word. An exception here (Ctrl-C too) ends the core before it is passed on.
@@ -138,6 +141,8 @@ def converse(
         raise
     finally:
         os.close(write_end)
+        for fd in close_fds:
+            os.close(fd)
     done: dict[str, Any] | None = None
     try:
         with os.fdopen(read_end, "rb") as stream:

@@ -23,7 +23,21 @@ if TYPE_CHECKING:
 
 #: What may stand before `:` for an image that is not a file.
 _SCHEMES = frozenset(
-    ["docker", "docker-archive", "docker-daemon", "oci", "oci-archive", "oras", "library", "shub", "http", "https", "ipfs", "hello", "instance"]
+    [
+        "docker",
+        "docker-archive",
+        "docker-daemon",
+        "oci",
+        "oci-archive",
+        "oras",
+        "library",
+        "shub",
+        "http",
+        "https",
+        "ipfs",
+        "hello",
+        "instance",
+    ]
 )
 
 

@@ -1,0 +1,39 @@
+"""What has been fetched and kept: listing and cleaning. Removes only what the cache's own rules put there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+
+from soliton.images.cache import CacheEntry, of_user
+
+#: Kinds of the command line → kinds of the cache. Kinds of the peers that soliton never fills select nothing.
+KINDS: dict[str, frozenset[str]] = {
+    "all": frozenset({"blob", "image", "partial"}),
+    "blob": frozenset({"blob", "partial"}),
+    "oci-tmp": frozenset({"image"}),
+    **{name: frozenset() for name in ("library", "shub", "oras", "ipfs", "net")},
+}
+
+
+def entries(kinds: Iterable[str] = ("all",)) -> list[CacheEntry]:
+    wanted = frozenset[str]().union(*(KINDS[kind] for kind in kinds))
+    return [entry for entry in of_user().entries() if entry.kind in wanted]
+
+
+def select(kinds: Iterable[str] = ("all",), *, days: int = 0) -> list[CacheEntry]:
+    """What a cleaning would delete: of these kinds, not used for so many days."""
+    before = time.time() - days * 86400
+    return [entry for entry in entries(kinds) if not days or entry.changed < before]
+
+
+def delete(found: Iterable[CacheEntry]) -> int:
+    """Deletes entries; bytes gained. What somebody else has deleted meanwhile is passed over."""
+    gained = 0
+    for entry in found:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(entry.path)
+            gained += entry.size
+    return gained

@@ -1,0 +1,223 @@
+"""`pull`: an image from elsewhere into one file, or into the cache to be run from there.
+
+    pull("docker://debian:12", "debian.sif")
+    path = to_cache("oci-archive:tools.tar:v1")
+
+To a file, the image is written once, at its final place; the cache keeps the layers. To the cache, the finished image
+is kept too, under what it was made from, so that the next run starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from soliton import messages, progress
+from soliton.errors import ImageError, NotSupported, SolitonError, TargetError
+from soliton.images import convert, oci
+from soliton.images import target as targets
+from soliton.images.cache import Cache, of_user
+from soliton.images.layout import open_archive, open_layout, split_tag
+from soliton.images.oci import OciImage, Platform
+
+_LATER = ("library", "shub", "oras", "http", "https", "ipfs", "docker-daemon")
+_DOWNLOADS = 3
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched."""
+
+    architecture: str | None = None
+    variant: str | None = None
+    plain_http: bool = False
+    user: str | None = None
+    password: str | None = None
+    authfile: str | None = None
+    cache: bool = True
+    quiet: bool = False
+    offline_is_fine: bool = False
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Scheme and the rest of an image's name. Raises SolitonError for a name without a scheme."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon or "/" in scheme:
+        raise SolitonError(
+            f"`{uri}` does not say where the image is",
+            remedy=f"put the kind in front, for example `docker://{uri}`",
+        )
+    return scheme, rest.removeprefix("//") if scheme == "docker" else rest
+
+
+def default_name(uri: str) -> str:
+    """Last component, `_`, tag, `.sif`: the peers' rule."""
+    scheme, rest = split(uri)
+    if scheme == "docker":
+        from soliton.registry.reference import parse
+
+        reference = parse(rest)
+        return f"{reference.name.rpartition('/')[2]}_{reference.tag}.sif"
+    path, tag = split_tag(rest)
+    base = os.path.basename(path.rstrip("/"))
+    for ending in (".tar.gz", ".tgz", ".tar"):
+        base = base.removesuffix(ending)
+    return f"{base}_{(tag or 'latest').rpartition(':')[2][:40]}.sif"
+
+
+def pull(uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False) -> str:
+    """Makes one file of the image; its path. Raises RegistryError, ImageError, TargetError, NotSupported."""
+    options = options or PullOptions()
+    target = target or default_name(uri)
+    targets.check(target, force=force)
+    with opened(uri, options) as (image, _), targets.new_image(target, force=force) as file:
+        fetch(image, file.fd, options)
+    return file.path
+
+
+def to_cache(uri: str, options: PullOptions | None = None) -> str:
+    """The image as a file in the cache, made if it is not there yet; its path."""
+    options = options or PullOptions(offline_is_fine=True)
+    with opened(uri, options) as (image, cache):
+        key = image_key(image)
+        final = cache.image(key)
+        if os.path.exists(final):
+            with contextlib.suppress(OSError):
+                os.utime(final)
+            return final
+        try:
+            with targets.new_image(final, force=True) as file:
+                fetch(image, file.fd, options)
+        except TargetError as error:
+            raise TargetError(error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room") from None
+        return final
+
+
+def image_key(image: OciImage) -> str:
+    """What a finished image in the cache is named by: everything that its bytes depend on."""
+    parts = (image.manifest_digest, image.origin[0] if image.origin else image.name, str(convert.VERSION))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def opened(uri: str, options: PullOptions) -> Iterator[tuple[OciImage, Cache]]:
+    """The image a URI names, its layers yet to come."""
+    scheme, rest = split(uri)
+    platform = oci.platform(options.architecture, options.variant)
+    with _cache(options) as cache:
+        if scheme == "docker":
+            with _registry(rest, cache, platform, options) as image:
+                yield image, cache
+        elif scheme == "oci":
+            yield open_layout(*split_tag(rest), platform), cache
+        elif scheme in ("oci-archive", "docker-archive"):
+            with open_archive(*split_tag(rest), platform) as image:
+                yield image, cache
+        elif scheme in _LATER:
+            raise NotSupported(f"{scheme}:// images")
+        else:
+            raise SolitonError(
+                f"`{uri}` has the unknown kind `{scheme}`",
+                remedy="images come from docker://, oci:, oci-archive: and docker-archive:",
+            )
+
+
+@contextlib.contextmanager
+def _cache(options: PullOptions) -> Iterator[Cache]:
+    """The user's cache; a temporary one with `--disable-cache`, or where the user's cannot be written."""
+    cache = of_user()
+    if options.cache:
+        try:
+            cache.prepare()
+        except TargetError as error:
+            messages.warning(f"{error.what} ({error.why}); nothing is kept")
+        else:
+            yield cache
+            return
+    import tempfile
+
+    from soliton.site import paths
+
+    with tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=paths.temporary(os.environ)) as folder:
+        cache = Cache(folder)
+        cache.prepare()
+        yield cache
+
+
+@contextlib.contextmanager
+def _registry(rest: str, cache: Cache, platform: Platform, options: PullOptions) -> Iterator[OciImage]:
+    from soliton.registry import credentials, docker
+    from soliton.registry.client import Client
+    from soliton.registry.reference import parse
+
+    reference = parse(rest)
+    who = credentials.find(
+        reference.host,
+        os.environ,
+        user=options.user,
+        password=options.password,
+        authfile=options.authfile,
+    )
+    with Client(reference, who, plain_http=options.plain_http) as client:
+        yield docker.resolve(client, cache, platform, offline_is_fine=options.offline_is_fine)
+
+
+def fetch(image: OciImage, fd: int, options: PullOptions) -> str | None:
+    """Downloads what is missing and converts it at the same time into the empty file `fd`."""
+    downloads = _downloads(image)
+    total = sum(layer.size for layer in image.layers)
+    with progress.report(f"Pulling {image.name}", quiet=options.quiet) as report:
+        task = report.task("converted", total=total)
+
+        def on_progress(event: dict[str, Any]) -> None:
+            task.update(completed=min(sum(event["read"][1:-1]), total))
+
+        threads = _start(downloads)
+        try:
+            return convert.to_sif(image, fd, on_progress=on_progress)
+        except BaseException:
+            for download in downloads:
+                download.cancel()
+            raise
+        finally:
+            for thread in threads:
+                thread.join(timeout=5)
+
+
+def _downloads(image: OciImage) -> list[Any]:
+    if "soliton.registry.blobs" not in sys.modules:
+        return []
+    from soliton.registry.blobs import Download
+
+    return [layer.source for layer in image.layers if isinstance(layer.source, Download)]
+
+
+def _start(downloads: list[Any]) -> list[threading.Thread]:
+    """A few at a time, the uppermost layer first: that is the order they are read in."""
+    pending = list(downloads)
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not pending:
+                    return
+                download = pending.pop()
+            download.run()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_DOWNLOADS, len(downloads)))]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def check_image(uri: str) -> None:
+    """Raises ImageError unless the URI names an image that can be had at all."""
+    if split(uri)[0] == "docker-daemon":
+        raise ImageError(f"`{uri}` is with a daemon of another program", remedy="`docker save` it, then use docker-archive:")

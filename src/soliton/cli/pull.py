@@ -1,0 +1,55 @@
+"""The command pull."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from soliton import messages
+from soliton.errors import NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from soliton.api.pull import PullOptions
+    from soliton.cli.invocation import Invocation
+
+
+def options_of(invocation: Invocation) -> PullOptions:
+    """What a command line says about registries; used by every command that may fetch."""
+    from soliton.api.pull import PullOptions
+
+    given = invocation.options
+    user, password = invocation.text("docker-username"), invocation.text("docker-password")
+    if "docker-login" in given and invocation.flag("docker-login"):
+        import getpass
+
+        user = user or input("User name: ")
+        password = password or getpass.getpass("Password: ")
+    return PullOptions(
+        architecture=invocation.text("arch") if "arch" in given else None,
+        variant=invocation.text("arch-variant") if "arch-variant" in given else None,
+        plain_http=invocation.flag("no-https"),
+        user=user,
+        password=password,
+        authfile=invocation.text("authfile"),
+        cache=not invocation.flag("disable-cache"),
+        quiet=not messages.shows(messages.INFO),
+    )
+
+
+def pull(invocation: Invocation) -> int:
+    from soliton.api.pull import default_name
+    from soliton.api.pull import pull as pull_image
+
+    words = list(invocation.positionals)
+    if len(words) > 2:
+        raise UsageError("`pull` takes a target and a URI")
+    uri = words.pop()
+    target = words[0] if words else invocation.text("name")
+    if invocation.flag("sandbox"):
+        raise NotSupported("`pull --sandbox`", remedy=f"use `build --sandbox DIRECTORY {uri}`")
+    target = target or default_name(uri)
+    folder = invocation.text("dir")
+    if folder:
+        target = os.path.join(folder, target)
+    pull_image(uri, target, options_of(invocation), force=invocation.flag("force"))
+    return 0
