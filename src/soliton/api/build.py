@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from soliton import messages
 from soliton.build import builder, compression, templates, workspace
@@ -20,7 +21,12 @@ from soliton.build.origin import Origin, settle
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
 from soliton.images import target as targets
-from soliton.launch.plan import Bind, Identity, IdRange
+from soliton.launch import identity as identities
+from soliton.launch.plan import Bind, Identity
+from soliton.site import host as hosts
+
+if TYPE_CHECKING:
+    from soliton.api.pull import PullOptions
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class BuildOptions:
 
     sandbox: a directory. update: the definition runs over an existing sandbox. sections: as `--section`. build_args:
     for `{{ }}`. warn_unused: of build arguments nothing uses, instead of refusing. packing: in the words of mksquashfs. tmpdir:
-    where the build's temporary files are. keep: they stay.
+    where the build's temporary files are. keep: they stay. fetching: how base images are had.
     """
 
     force: bool = False
@@ -48,6 +54,7 @@ class BuildOptions:
     tmpdir: str | None = None
     keep: bool = False
     ignore_subordinate_ids: bool = False
+    fetching: PullOptions | None = None
 
 
 def build(target: str, source: str, options: BuildOptions | None = None) -> None:
@@ -94,7 +101,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             target=os.path.abspath(target),
             settings=settings,
             identity=_identity(options),
-            sources=Sources(_fetch),
+            sources=Sources(lambda reference: _fetch(reference, options)),
             tmpdir=workspace.parent(options.tmpdir, environment),
             sandbox=options.sandbox,
             replace=options.force or options.replace,
@@ -140,39 +147,18 @@ def _epoch(environment: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _fetch(reference: str) -> Fetched:
-    raise NotSupported(f"fetching `{reference}`")
+def _fetch(reference: str, options: BuildOptions) -> Fetched:
+    """An image that is elsewhere, as a SIF in the cache."""
+    from soliton.api import pull
+
+    fetching = options.fetching or pull.PullOptions(offline_is_fine=True)
+    with pull.opened(reference, fetching) as (image, _):
+        source = image.origin
+    return Fetched(pull.to_cache(reference, fetching), source)
 
 
 def _identity(options: BuildOptions) -> Identity:
     """Who builds: root itself; root over the user's subordinate ids; or a root of one id."""
-    import pwd
-    import shutil
-
-    uid, gid = os.getuid(), os.getgid()
-    if uid == 0:
-        return Identity(0, 0)
-    own = (IdRange(0, uid, 1),), (IdRange(0, gid, 1),)
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    helpers = shutil.which("newuidmap"), shutil.which("newgidmap")
-    ranges = _range("/etc/subuid", name, uid), _range("/etc/subgid", name, uid)
-    if options.ignore_subordinate_ids or None in ranges or None in helpers:
-        return Identity(0, 0, *own)
-    assert ranges[0] and ranges[1]
-    return Identity(0, 0, (*own[0], ranges[0]), (*own[1], ranges[1]), *helpers)
-
-
-def _range(table: str, name: str, uid: int) -> IdRange | None:
-    try:
-        with open(table, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                user, _, rest = line.strip().partition(":")
-                first, _, count = rest.partition(":")
-                if user in (name, str(uid)) and first.isdigit() and count.isdigit() and int(count) > 0:
-                    return IdRange(1, int(first), int(count))
-    except OSError:
-        pass
-    return None
+    host = hosts.look()
+    ignored = options.ignore_subordinate_ids
+    return identities.as_root(host, None if ignored else hosts.subordinate_ids(host.uid, host.name))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soliton import messages, progress
-from soliton.errors import ImageError, NotSupported, SolitonError, TargetError
+from soliton.errors import NotSupported, SolitonError, TargetError
 from soliton.images import convert, oci
 from soliton.images import target as targets
 from soliton.images.cache import Cache, of_user
@@ -71,7 +71,9 @@ def default_name(uri: str) -> str:
     return f"{base}_{(tag or 'latest').rpartition(':')[2][:40]}.sif"
 
 
-def pull(uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False) -> str:
+def pull(
+    uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False
+) -> str:
     """Makes one file of the image; its path. Raises RegistryError, ImageError, TargetError, NotSupported."""
     options = options or PullOptions()
     target = target or default_name(uri)
@@ -95,7 +97,9 @@ def to_cache(uri: str, options: PullOptions | None = None) -> str:
             with targets.new_image(final, force=True) as file:
                 fetch(image, file.fd, options)
         except TargetError as error:
-            raise TargetError(error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room") from None
+            raise TargetError(
+                error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room"
+            ) from None
         return final
 
 
@@ -215,9 +219,3 @@ def _start(downloads: list[Any]) -> list[threading.Thread]:
     for thread in threads:
         thread.start()
     return threads
-
-
-def check_image(uri: str) -> None:
-    """Raises ImageError unless the URI names an image that can be had at all."""
-    if split(uri)[0] == "docker-daemon":
-        raise ImageError(f"`{uri}` is with a daemon of another program", remedy="`docker save` it, then use docker-archive:")

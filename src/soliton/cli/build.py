@@ -20,6 +20,7 @@ LARGEST = 4 << 20
 def build(invocation: Invocation) -> int:
     """The handler of the command."""
     from soliton.api import build as api
+    from soliton.cli.pull import options_of as fetching
 
     target, source = invocation.positionals
     options = api.BuildOptions(
@@ -38,6 +39,7 @@ def build(invocation: Invocation) -> int:
         keep=invocation.flag("no-cleanup"),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
+        fetching=fetching(invocation),
     )
     api.build(target, source, options)
     messages.info(f"Build complete: {target}")

@@ -105,20 +105,15 @@ class Cache:
 
     def entries(self) -> Iterator[CacheEntry]:
         """Everything that takes space, by name."""
-        for folder, kind in ((self.blobs, "blob"), (self.images, "image")):
+        kinds: tuple[tuple[str, Kind], ...] = ((self.blobs, "blob"), (self.images, "image"))
+        for folder, kind in kinds:
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(folder)):
                     path = os.path.join(folder, name)
                     with contextlib.suppress(OSError):
                         status = os.lstat(path)
-                        partial = ".partial-" in name or name.startswith(".")
-                        yield CacheEntry(
-                            name,
-                            "partial" if partial else kind,
-                            status.st_size,
-                            status.st_mtime,
-                            path,  # type: ignore[arg-type]
-                        )
+                        half: Kind = "partial" if ".partial-" in name or name.startswith(".") else kind
+                        yield CacheEntry(name, half, status.st_size, status.st_mtime, path)
 
 
 def of_user() -> Cache:

@@ -49,7 +49,8 @@ class Stretch:
 class Store(Protocol):
     """Files by name, in a directory or an archive."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def find(self, name: str) -> Stretch | None: ...
 
