@@ -1,0 +1,89 @@
+"""Nothing is taken silently: handlers exist, and what a command accepts is read by somebody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import soliton
+from soliton.cli import commands
+
+DIRECTORY = Path(soliton.__file__).parent / "cli"
+BUILT = [(path, command) for path, command in commands.walk() if command.handler is not None]
+
+#: Accepted without effect, because what they ask for is always so; their help says that.
+WITHOUT_EFFECT = {
+    "allow-unauthenticated",
+    "allow-unsigned",
+    "ignore-fakeroot-command",
+    "no-nv",
+    "no-oci",
+    "no-rocm",
+    "no-tmp-sandbox",
+    "reproducible",
+    "sif-fuse",
+    "underlay",
+    "userns",
+}
+
+
+#: Modules of handlers that other work will bring: each must leave this list when it comes.
+AWAITED = {"action", "cache", "pull"}
+
+#: Options that are accepted and not read yet: each must leave this list when it is.
+UNREAD = {
+    "build": [
+        "arch-variant",
+        "authfile",
+        "bind",
+        "disable-cache",
+        "docker-login",
+        "docker-password",
+        "docker-username",
+        "fakeroot",
+        "mount",
+        "no-https",
+    ],
+}
+
+
+@pytest.mark.parametrize("command", [c for _, c in BUILT], ids=[" ".join(p) for p, _ in BUILT])
+def test_a_handler_that_is_named_exists(command: commands.Command) -> None:
+    assert command.handler is not None
+    if module_of(command.handler) in AWAITED:
+        assert not (DIRECTORY / f"{module_of(command.handler)}.py").exists(), "take it out of AWAITED"
+    else:
+        assert callable(commands.handler(command.handler))
+
+
+def test_every_option_that_is_accepted_is_read_somewhere() -> None:
+    """By its name in quotes, in the handler's module or one that it imports from `soliton.cli`."""
+    unread = {}
+    shared = "".join(
+        path.read_text()
+        for path in DIRECTORY.glob("*.py")
+        if path.stem not in named_modules() | {"completion"}
+    )
+    for path, command in BUILT:
+        assert command.handler is not None
+        if module_of(command.handler) in AWAITED:
+            continue
+        text = shared + (DIRECTORY / f"{module_of(command.handler)}.py").read_text()
+        names = {
+            option.name
+            for option in command.options
+            if option.supported and option.alias is None and option.name not in WITHOUT_EFFECT
+        }
+        missing = sorted(name for name in names if f'"{name}"' not in text)
+        if missing:
+            unread[" ".join(path)] = missing
+    assert unread == UNREAD
+
+
+def module_of(handler: str) -> str:
+    return handler.partition(":")[0].rpartition(".")[2]
+
+
+def named_modules() -> set[str]:
+    return {module_of(command.handler) for _, command in BUILT if command.handler is not None}
