@@ -8,15 +8,19 @@ pub mod handover;
 pub mod launch;
 pub mod layers;
 pub mod plan;
+pub mod read;
 pub mod request;
 pub mod squash;
 pub mod squashfs;
 pub mod text;
+pub mod unsquash;
 
 /// Runs a verb (`soliton-core VERB FD`) and returns the exit status.
 pub fn run_verb(verb: &str, fd: i32) -> i32 {
     match verb {
         "launch" => launch::run(fd),
+        "read" => read::run(fd),
+        "unsquash" => unsquash::run(fd),
         "probe" => launch::probe::run(fd),
         "remove" => launch::remove::run(fd),
         "squash" => squash::run(fd),
