@@ -10,7 +10,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, warn};
-use super::{capabilities, kernel, seccomp};
+use super::{capabilities, kernel, scripts, seccomp};
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
 
@@ -179,12 +179,18 @@ fn exists(path: &Text) -> bool {
 
 fn environment(process: &Process) -> Vec<(Text, Text)> {
     let wish = &process.environment;
-    let mut all = wish.host.clone();
-    all.extend(wish.injected.clone());
-    all.extend(wish.fixed.clone());
-    if let Some(path) = &wish.path {
-        all.insert("PATH".into(), path.clone());
-    }
+    let mut all = scripts::environment(process).unwrap_or_else(|| {
+        let mut all = wish.host.clone();
+        all.extend(wish.injected.clone());
+        all.extend(wish.fixed.clone());
+        let path = wish.path.clone().or_else(|| all.get(&Text::from("PATH")).cloned());
+        let parts = [wish.prepend_path.clone(), path, wish.append_path.clone()];
+        let parts: Vec<Vec<u8>> = parts.into_iter().flatten().map(|part| part.as_bytes().to_vec()).collect();
+        if !parts.is_empty() {
+            all.insert("PATH".into(), Text::new(parts.join(&b':')));
+        }
+        all
+    });
     all.entry("PATH".into()).or_insert_with(|| Text::new(DEFAULT_PATH));
     all.into_iter().collect()
 }
