@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soliton import core, messages
+from soliton import core, messages, progress
 from soliton.build import plans, stage, tree
 from soliton.build.compression import COMPRESSORS, Packing
 from soliton.build.definition import Stage
@@ -158,11 +158,15 @@ def _squash(job: Job, parts: Contents, packing: Packing, fd: int, offset: int, s
     }
     messages.debug(f"squash {json.dumps(request)}")
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "warning":
-            messages.warning(event["message"])
+    with target.explaining(shown), progress.report("Writing the image") as work:
+        task = work.task("image")
 
-    with target.explaining(shown):
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "warning":
+                messages.warning(event["message"])
+            elif event["event"] == "progress":
+                task.update(completed=event["written"])
+
         done = core.converse("squash", request, on_event, pass_fds=(fd,))
     return int(done["size"])
 

@@ -26,6 +26,11 @@ from soliton.launch.plan import Bind, DirectoryRoot, Identity, ImageRoot, ReadOn
 
 __all__ = ["Request", "build"]
 
+#: Said once where ownership cannot be had.
+FLATTENED = (
+    "this user has no subordinate ids: whatever owner the steps give a file, it belongs to root in the image"
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -61,6 +66,8 @@ def build(request: Request) -> None:
         )
         stages = [stage.start(job, index) for index in range(len(request.definition.stages))]
         image = next(step for step in steps if step.kind == "image")
+        if job.single_id and any(step.kind in ("setup", "post") for step in steps):
+            messages.info(FLATTENED)
         before, after = steps[: steps.index(image)], steps[steps.index(image) + 1 :]
         for number, step in enumerate(before, 1):
             _announce(number, len(steps), step)
