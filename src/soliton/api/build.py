@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from soliton import messages
@@ -21,7 +21,8 @@ from soliton.build.origin import Origin, settle
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
 from soliton.images import target as targets
-from soliton.launch import identity as identities
+from soliton.launch.environment import INJECTING
+from soliton.launch.identity import as_root
 from soliton.launch.plan import Bind, Identity
 from soliton.site import host as hosts
 
@@ -50,7 +51,6 @@ class BuildOptions:
     warn_unused: bool = False
     binds: tuple[Bind, ...] = ()
     packing: str = ""
-    architecture: str | None = None
     tmpdir: str | None = None
     keep: bool = False
     ignore_subordinate_ids: bool = False
@@ -75,7 +75,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         if not options.warn_unused:
             raise
         messages.warning(error.what)
-    if options.architecture and not _may_be_foreign(origin):
+    if options.fetching and options.fetching.architecture and not _may_be_foreign(origin):
         raise NotSupported(
             "`--arch` for a build with steps",
             why="programs of another architecture would have to run",
@@ -83,6 +83,9 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         )
     if options.update and origin.kind != "definition":
         raise UsageError("`--update` takes a definition file", why=f"`{source}` is none")
+    if origin.kind == "reference" and not options.sandbox:
+        _fetch_to(target, origin, options)
+        return
     epoch = _epoch(environment)
     settings = Settings(
         choice=Choice(read_sections(options.sections), options.test, options.update),
@@ -93,6 +96,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         force=options.force,
         packing=compression.parse(options.packing),
         binds=options.binds,
+        injected=_injected(environment),
         writable_test=options.writable_test,
     )
     builder.build(
@@ -101,7 +105,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             target=os.path.abspath(target),
             settings=settings,
             identity=_identity(options),
-            sources=Sources(lambda reference: _fetch(reference, options)),
+            sources=_sources(options),
             tmpdir=workspace.parent(options.tmpdir, environment),
             sandbox=options.sandbox,
             replace=options.force or options.replace,
@@ -109,6 +113,13 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             keep=options.keep,
         )
     )
+
+
+def _fetch_to(target: str, origin: Origin, options: BuildOptions) -> None:
+    """An image from elsewhere, nothing done to it: what `pull` makes."""
+    from soliton.api import pull
+
+    pull.pull(origin.reference, target, options.fetching, force=options.force or options.replace)
 
 
 def check_target(target: str, options: BuildOptions) -> None:
@@ -147,18 +158,32 @@ def _epoch(environment: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _fetch(reference: str, options: BuildOptions) -> Fetched:
-    """An image that is elsewhere, as a SIF in the cache."""
-    from soliton.api import pull
+def _sources(options: BuildOptions) -> Sources:
+    """Images from elsewhere: from the cache, or with `--disable-cache` into the workspace."""
 
-    fetching = options.fetching or pull.PullOptions(offline_is_fine=True)
-    with pull.opened(reference, fetching) as (image, _):
-        source = image.origin
-    return Fetched(pull.to_cache(reference, fetching), source)
+    def fetch(reference: str, place: str) -> Fetched:
+        from soliton.api import pull
+
+        wishes = options.fetching or pull.PullOptions()
+        if wishes.cache:
+            return Fetched(pull.to_cache(reference, replace(wishes, offline_is_fine=True)))
+        return Fetched(pull.pull(reference, place, wishes))
+
+    return Sources(fetch)
+
+
+def _injected(environment: Mapping[str, str]) -> dict[str, str]:
+    """`APPTAINERENV_X` and its kin set X in the steps."""
+    found: dict[str, str] = {}
+    for prefix in reversed(INJECTING):
+        for key, value in environment.items():
+            if key.startswith(prefix) and len(key) > len(prefix):
+                found[key.removeprefix(prefix)] = value
+    return found
 
 
 def _identity(options: BuildOptions) -> Identity:
     """Who builds: root itself; root over the user's subordinate ids; or a root of one id."""
     host = hosts.look()
     ignored = options.ignore_subordinate_ids
-    return identities.as_root(host, None if ignored else hosts.subordinate_ids(host.uid, host.name))
+    return as_root(host, None if ignored else hosts.subordinate_ids(host.uid, host.name))

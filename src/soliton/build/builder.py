@@ -76,6 +76,7 @@ def build(request: Request) -> None:
         if job.update is not None:
             _announce(number, len(steps), replace(image, title=f"writing into {request.target}"))
             _update(job, stages[-1])
+            remove(job.update + plans.STEP_FOLDER, owner)
             _tests(job, stages[-1], DirectoryRoot(job.update), after, number, len(steps))
         elif request.sandbox:
             _announce(number, len(steps), replace(image, title=f"making the sandbox {request.target}"))

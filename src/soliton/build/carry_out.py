@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from soliton import core
@@ -18,6 +18,7 @@ from soliton.build import console
 from soliton.build.definition import Section
 from soliton.errors import BuildError, LaunchError, SolitonError
 from soliton.launch.plan import Plan
+from soliton.site import reasons
 
 _LEAVE_IN_FILE = "import sys; open(sys.argv[1], 'w').write(sys.argv[2])"
 #: Lines of output repeated in an error.
@@ -102,22 +103,19 @@ def _check_report(plan: Plan) -> None:
     raise explain(record)
 
 
-#: Filled in from `soliton.launch` so that there is one explanation of each failure.
-Explain = Callable[[Mapping[str, Any]], SolitonError]
-
-
 def explain(record: Mapping[str, Any]) -> SolitonError:
-    """The failure as the user should read it."""
-    code, path, detail = record.get("code"), record.get("path"), record.get("detail")
-    reason = os.strerror(record["errno"]) if record.get("errno") else ""
-    what = " ".join(filter(None, (str(record.get("call") or ""), str(path or ""))))
-    if code == "overlay":
-        return LaunchError(
-            "the temporary directory cannot hold the changes of a build",
-            why=f"overlay is refused there: {reason or detail}",
-            remedy="name a directory on a local disk (ext4, xfs, btrfs, tmpfs) with `--tmpdir` or SOLITON_TMPDIR",
-        )
-    return LaunchError(
-        f"a step of the build could not be started ({code})",
-        why=": ".join(filter(None, (what, reason, detail))),
-    )
+    """The failure as the user should read it; what is particular to a build is told here."""
+    code, path = record.get("code"), record.get("path")
+    reason = os.strerror(record["errno"]) if record.get("errno") else str(record.get("detail") or "")
+    match code:
+        case "overlay":
+            return LaunchError(
+                "the temporary directory cannot hold the changes of a build",
+                why=f"its file system refuses to be the upper layer of an overlay ({reason})",
+                remedy="name a directory on a local disk (ext4, xfs, btrfs, tmpfs) with `--tmpdir` or SOLITON_TMPDIR",
+            )
+        case "copy-source":
+            return BuildError(f"`{path}` cannot be copied into the image", why=reason)
+        case "copy-target":
+            return BuildError(f"`{path}` in the image cannot be written by a copy", why=reason)
+    return reasons.explain(record)

@@ -12,6 +12,7 @@ from soliton.build.definition import Definition, Stage
 from soliton.build.plans import Scene
 from soliton.build.steps import Choice
 from soliton.build.workspace import Workspace
+from soliton.launch.identity import is_single
 from soliton.launch.plan import Bind, Identity, ImageRoot
 
 
@@ -49,7 +50,7 @@ class Job:
 
     @property
     def single_id(self) -> bool:
-        return sum(entry.count for entry in self.identity.uid_map) == 1
+        return is_single(self.identity)
 
     @property
     def unprivileged(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from soliton.images.metadata import POST_ENVIRONMENT, POST_LABELS
+from soliton.launch.identity import is_single
 from soliton.launch.plan import (
     Bind,
     Copy,
@@ -66,7 +67,7 @@ class Scene:
     @property
     def single_id(self) -> bool:
         """Root is all there is: ownership and devices are emulated."""
-        return sum(entry.count for entry in self.identity.uid_map) == 1
+        return is_single(self.identity)
 
 
 def both(name: str, value: str) -> dict[str, str]:

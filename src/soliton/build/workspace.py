@@ -26,12 +26,13 @@ from types import FrameType
 from soliton import core
 from soliton.errors import BuildError, TargetError
 from soliton.launch.plan import Identity
+from soliton.site.paths import PREFIXES
 
-PREFIX = "soliton-build-"
+NAME = "soliton-build-"
 #: Searched where nobody says otherwise: disk first.
 DEFAULTS = ("/var/tmp", "/tmp")
 #: Variables that name the place, strongest first.
-VARIABLES = ("SOLITON_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
+VARIABLES = (*(f"{prefix}TMPDIR" for prefix in PREFIXES), "TMPDIR")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def workspace(
     origin: what names `parent`, for messages. identity: whose ids the files may belong to. keep: leave it there.
     """
     try:
-        path = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
+        path = tempfile.mkdtemp(prefix=NAME, dir=parent)
     except OSError as error:
         raise TargetError(
             f"no temporary directory can be made in `{parent}`",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from soliton import messages
 from soliton.build import templates
 from soliton.errors import TargetError, UsageError
+from soliton.launch.binds import parse_binds, parse_mounts
+from soliton.site import paths
 
 if TYPE_CHECKING:
     from soliton.cli.invocation import Invocation
+    from soliton.launch.plan import Bind
 
 #: A file of build arguments larger than this is something else.
 LARGEST = 4 << 20
@@ -20,7 +23,7 @@ LARGEST = 4 << 20
 def build(invocation: Invocation) -> int:
     """The handler of the command."""
     from soliton.api import build as api
-    from soliton.cli.pull import options_of as fetching
+    from soliton.cli.pull import options_of
 
     target, source = invocation.positionals
     options = api.BuildOptions(
@@ -34,12 +37,12 @@ def build(invocation: Invocation) -> int:
         build_args=build_args(invocation),
         warn_unused=invocation.flag("warn-unused-build-args"),
         packing=invocation.text("mksquashfs-args") or "",
-        architecture=invocation.text("arch"),
+        binds=binds(invocation),
         tmpdir=invocation.text("tmpdir"),
         keep=invocation.flag("no-cleanup"),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
-        fetching=fetching(invocation),
+        fetching=options_of(invocation),
     )
     api.build(target, source, options)
     messages.info(f"Build complete: {target}")
@@ -62,6 +65,17 @@ def build_args(invocation: Invocation) -> dict[str, str]:
         for line in odd:
             messages.warning(f"`{line[:60]}` in {path} is no `key=value` and is passed over")
     return values | templates.read_build_args(invocation.words("build-arg"))
+
+
+def binds(invocation: Invocation) -> tuple[Bind, ...]:
+    """`--bind` and `--mount`: the variables of `--bind` are for running, not for building, as with the peers."""
+    cwd, home = os.getcwd(), os.environ.get("HOME") or paths.home_of_caller()
+    found: list[Bind] = []
+    for text in invocation.words("bind"):
+        found += parse_binds(text, cwd=cwd, home=home, origin="--bind")
+    for text in invocation.words("mount"):
+        found += parse_mounts(text, cwd=cwd, origin="--mount")
+    return tuple(found)
 
 
 def may_replace(target: str, invocation: Invocation) -> bool:

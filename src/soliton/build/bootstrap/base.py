@@ -38,10 +38,11 @@ class Fetched:
 class Sources:
     """How images that are not files here are had; filled in by `soliton.api.build`.
 
-    fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF.
+    fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF; the second argument is a path in
+    the workspace that it may be made at.
     """
 
-    fetch: Callable[[str], Fetched]
+    fetch: Callable[[str, str], Fetched]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def reference(header: Header, cwd: str) -> str:
 
 def bootstrap(request: Request) -> Base:
     wanted = reference(request.header, request.cwd)
-    fetched = request.sources.fetch(wanted)
+    fetched = request.sources.fetch(wanted, request.workspace.place(request.folder, "fetched.sif"))
     image = open_image(fetched.path)
     if image.sif is None:
         raise BuildError(f"`{wanted}` gave no SIF")
