@@ -7,12 +7,14 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
 
 from soliton.errors import ImageError, NotSupported, SolitonError
-from soliton.images import sif
+from soliton.images import lookalike, sif
 from soliton.images.detect import Image, absolute, open_image
 from soliton.images.sif_write import NewObject, definition, finish, plan_sif
 from soliton.launch.plan import DirectoryRoot, ImageRoot
@@ -163,6 +165,34 @@ def test_archives_are_told_apart_by_their_members(tmp_path: Path, mode: str) -> 
     assert "oci-archive:" in (not_run(oci).remedy or "")
     plain = refused(archive(tmp_path / "c", ["bin/sh", "etc/passwd"], mode))
     assert "tar archive" in (plain.why or "") or "compressed with" in (plain.why or "")
+
+
+@pytest.mark.parametrize("cut", [20, 60])
+def test_a_damaged_compressed_archive_is_no_image(tmp_path: Path, cut: int) -> None:
+    whole = gzip.compress(archive(tmp_path / "a", ["x" * 90, "oci-layout"]).read_bytes())
+    (tmp_path / "b").write_bytes(whole[:cut])
+    assert "compressed with gzip" in (refused(tmp_path / "b").why or "")
+    (tmp_path / "c").write_bytes(whole[:cut] + bytes(100))
+    assert "compressed with gzip" in (refused(tmp_path / "c").why or "")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_a_small_file_that_unpacks_without_end_is_not_read_to_its_end(
+    tmp_path: Path, kind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookalike, "MOST_COMPRESSED", 1 << 20)
+    huge = tarfile.TarInfo("huge")
+    huge.type, huge.size = kind, 1 << 32
+    stream = zlib.compressobj(1, zlib.DEFLATED, 31)
+    zeros = bytes(1 << 20)
+    packed = (
+        stream.compress(huge.tobuf()) + b"".join(stream.compress(zeros) for _ in range(16)) + stream.flush()
+    )
+    (tmp_path / "a").write_bytes(packed)
+    tracemalloc.start()
+    assert "compressed with gzip" in (refused(tmp_path / "a").why or "")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
 
 
 def test_an_oci_layout_is_not_a_sandbox(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import bz2
 import gzip
 import lzma
 import re
+import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -38,7 +40,7 @@ def archive_kind(path: str, head: bytes) -> Literal["oci-archive", "docker-archi
                 kind = "docker-archive"
             elif kind is None and _DIGEST_BLOB.match(name):
                 kind = "oci-archive"
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, ValueError):
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error, ValueError):
         return kind
     return kind
 
@@ -60,11 +62,30 @@ def _members(path: str, head: bytes) -> Iterator[str]:
     if method == "zstd":
         return
     opener: Callable[[str], Any] = _OPENERS[method]
-    with opener(path) as raw, tarfile.open(fileobj=raw, mode="r|" if method else "r:") as archive:
-        for count, member in enumerate(archive):
-            yield member.name
-            if count >= MOST_MEMBERS or (method and member.offset > MOST_COMPRESSED):
-                return
+    with opener(path) as raw:
+        source: Any = _Bounded(raw, MOST_COMPRESSED if method else sys.maxsize)
+        with tarfile.open(fileobj=source, mode="r|" if method else "r:") as archive:
+            for count, member in enumerate(archive):
+                yield member.name
+                if count >= MOST_MEMBERS:
+                    return
+
+
+class _Bounded:
+    """A file of which no more than `most` bytes are read, and never many at once: a header of a tar may announce
+    any size, and few compressed bytes can become any number.
+    """
+
+    def __init__(self, raw: Any, most: int) -> None:
+        self._raw = raw
+        self._left = most
+        self.seek = raw.seek
+        self.tell = raw.tell
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._raw.read(min(size, self._left, 1 << 20))
+        self._left -= len(data)
+        return data
 
 
 def compression(head: bytes) -> Literal["gzip", "zstd", "xz", "bzip2"] | None:
