@@ -84,6 +84,9 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         data: bytes = self._raw.read(min(size, self._left, 1 << 20))
+        if not data and size:
+            # Else tarfile goes on asking, as often as the size that a member claims to have.
+            raise EOFError
         self._left -= len(data)
         return data
 
