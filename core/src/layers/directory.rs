@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path as HostPath;
 use std::sync::Arc;
@@ -13,18 +13,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::{Attributes, Content, Entry, Failure, Path, Result, Sink, What};
-use crate::squashfs::format::{XATTR_PREFIXES, encode_device, kind};
+use super::shadow::Wanted;
+use super::{
+    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Path, Result, Sink, What, XattrFate,
+    xattr_fate,
+};
+use crate::squashfs::format::{encode_device, kind};
 use crate::squashfs::inode::Xattrs;
 
-/// Directories below directories: no honest tree is deeper, and each takes a descriptor while it is walked.
-const DEEPEST: usize = 1000;
 const CHUNK: usize = 256 * 1024;
 
-/// Reads the tree below `path`, names in order. With `overlay`, the marks of overlayfs are whiteouts.
+/// Reads the tree below `path`, names in order. With `overlay`, the marks of overlayfs are whiteouts. What is below a
+/// path of `exclude` is not looked at; the content of what is not wanted now is passed over.
 pub fn read(
     path: &HostPath,
     overlay: bool,
+    layer: u32,
+    exclude: &[Path],
+    wanted: &Wanted<'_>,
     count: &Arc<AtomicU64>,
     sink: &mut dyn Sink,
 ) -> Result<Vec<Entry>> {
@@ -33,6 +39,9 @@ pub fn read(
         .map_err(|errno| unreadable(errno, path.as_os_str().as_bytes()))?;
     let mut walk = Walk {
         overlay,
+        layer,
+        exclude,
+        wanted,
         count,
         sink,
         entries: Vec::new(),
@@ -45,7 +54,7 @@ pub fn read(
     let (attributes, _) = walk.attributes(&root, &stat, &[])?;
     walk.entries.push(Entry { path: Vec::new(), attributes, what: What::Directory });
     walk.directory(&root, Vec::new(), 0)?;
-    if walk.left_out > 0 {
+    if walk.left_out > 0 && !matches!(wanted, Wanted::Only(_)) {
         let text =
             format!("{} attributes that images cannot hold (ACLs and the like) were left out", walk.left_out);
         walk.sink.warn(text);
@@ -60,8 +69,15 @@ fn unreadable(errno: Errno, path: &[u8]) -> Failure {
     failure.at(path)
 }
 
+fn changed() -> Failure {
+    Failure { code: "io", message: "the file changed while it was read".into(), path: None }
+}
+
 struct Walk<'a> {
     overlay: bool,
+    layer: u32,
+    exclude: &'a [Path],
+    wanted: &'a Wanted<'a>,
     count: &'a Arc<AtomicU64>,
     sink: &'a mut dyn Sink,
     entries: Vec<Entry>,
@@ -99,6 +115,9 @@ impl Walk<'_> {
                 below.push(b'/');
             }
             below.extend_from_slice(name.to_bytes());
+            if self.exclude.contains(&below) {
+                continue;
+            }
             self.entry(directory, &name, below, depth)?;
         }
         Ok(())
@@ -106,6 +125,9 @@ impl Walk<'_> {
 
     fn entry(&mut self, directory: &OwnedFd, name: &CString, path: Path, depth: usize) -> Result<()> {
         let failed = |errno: Errno| unreadable(errno, &path);
+        if self.entries.len() >= MOST_ENTRIES {
+            return Err(Failure::corrupt("the directory has too many files").at(&path));
+        }
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let file_type = FileType::from_raw_mode(stat.st_mode);
         if self.overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
@@ -135,14 +157,25 @@ impl Walk<'_> {
                 self.directory(&inner, path, depth + 1)
             }
             FileType::RegularFile => {
-                let file = open(OFlags::RDONLY | OFlags::NOATIME).or_else(|_| open(OFlags::RDONLY))?;
+                // Should something else have taken its place, opening that must not wait or do harm.
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let file = open(flags | OFlags::NOATIME).or_else(|_| open(flags))?;
+                let stat = rustix::fs::fstat(&file).map_err(failed)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Err(changed().at(&path));
+                }
                 let (attributes, mark) = self.attributes(&file, &stat, &path)?;
                 let what = if mark == Mark::Whiteout && stat.st_size == 0 {
                     What::Whiteout
                 } else {
                     let size = stat.st_size as u64;
-                    let number = self.content(file, size).map_err(|failure| failure.at(&path))?;
-                    What::File { size, content: Content::Written(number) }
+                    let number = self.entries.len() as u32;
+                    let content = if self.wanted.takes(&path, number) {
+                        Content::Written(self.content(file, size).map_err(|failure| failure.at(&path))?)
+                    } else {
+                        Content::Skipped { layer: self.layer, entry: number }
+                    };
+                    What::File { size, content }
                 };
                 self.entries.push(Entry { path, attributes, what });
                 Ok(())
@@ -168,7 +201,9 @@ impl Walk<'_> {
                 Ok(())
             }
             _ => {
-                self.sink.warn(format!("the socket `{}` was left out", String::from_utf8_lossy(&path)));
+                if !matches!(self.wanted, Wanted::Only(_)) {
+                    self.sink.warn(format!("the socket `{}` was left out", String::from_utf8_lossy(&path)));
+                }
                 Ok(())
             }
         }
@@ -199,11 +234,7 @@ impl Walk<'_> {
                 let want = (end - at).min(self.buffer.len() as u64) as usize;
                 let count = file.read(&mut self.buffer[..want])?;
                 if count == 0 {
-                    return Err(Failure {
-                        code: "io",
-                        message: "the file shrank while it was read".into(),
-                        path: None,
-                    });
+                    return Err(changed());
                 }
                 self.sink.write(&self.buffer[..count])?;
                 self.count.fetch_add(count as u64, Ordering::Relaxed);
@@ -225,22 +256,24 @@ impl Walk<'_> {
                 match of_overlay {
                     b"opaque" if get_xattr(file, &name).is_ok_and(|v| v == b"y") => mark = Mark::Opaque,
                     b"whiteout" => mark = Mark::Whiteout,
+                    // The content is somewhere below, under a name that only the mounted overlay knows.
+                    b"redirect" | b"metacopy" => {
+                        let message = "the overlay kept only a reference to a lower layer here: it was mounted with \
+                                       redirect_dir or metacopy";
+                        return Err(Failure::corrupt(message).at(path));
+                    }
                     _ => {}
                 }
                 continue;
             }
-            // Rootless tools keep owners here; soliton records owners as they are.
-            if name == b"user.rootlesscontainers" || name == b"security.selinux" {
-                continue;
-            }
-            if !XATTR_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes())) {
-                self.left_out += 1;
-                continue;
-            }
-            match get_xattr(file, &name) {
-                Ok(value) => found.push((name, value)),
-                Err(Errno::NODATA) => {}
-                Err(errno) => return Err(unreadable(errno, path)),
+            match xattr_fate(&name, 0) {
+                XattrFate::Kept => match get_xattr(file, &name) {
+                    Ok(value) => found.push((name, value)),
+                    Err(Errno::NODATA) => {}
+                    Err(errno) => return Err(unreadable(errno, path)),
+                },
+                XattrFate::OfTheHost => {}
+                XattrFate::LeftOut => self.left_out += 1,
             }
         }
         found.sort();
@@ -280,6 +313,5 @@ fn get_xattr(file: &OwnedFd, name: &[u8]) -> std::result::Result<Vec<u8>, Errno>
     let mut value = vec![0; 65536];
     let count = rustix::fs::fgetxattr(file.as_fd(), name, &mut value[..])?;
     value.truncate(count);
-    let _ = file.as_raw_fd();
     Ok(value)
 }

@@ -14,6 +14,7 @@ pub mod tree;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::squashfs::format::XATTR_PREFIXES;
 use crate::squashfs::inode::Xattrs;
 
 /// A path inside the tree: components joined by `/`, no leading or trailing one, no `.` or `..`; the root is empty.
@@ -144,6 +145,39 @@ pub trait Sink {
     fn warn(&mut self, message: String);
 }
 
+/// Directories inside one another: no honest tree is deeper, and walking one takes memory or a descriptor for each.
+pub const DEEPEST: usize = 1000;
+/// Most entries of one layer, and most bytes of their names and attributes: what is kept in memory.
+pub const MOST_ENTRIES: usize = 20_000_000;
+pub const MOST_METADATA: usize = 1 << 30;
+/// Largest value of an extended attribute (XATTR_SIZE_MAX of the kernel).
+const LARGEST_XATTR: usize = 65536;
+
+/// What becomes of an extended attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrFate {
+    Kept,
+    /// It speaks of the machine or the tool that made the layer, not of the file: dropped.
+    OfTheHost,
+    /// The format has no place for it: dropped, and told.
+    LeftOut,
+}
+
+pub fn xattr_fate(name: &[u8], size: usize) -> XattrFate {
+    // Rootless tools keep owners in the first; soliton records owners as they are.
+    if name == b"user.rootlesscontainers" || name == b"security.selinux" {
+        return XattrFate::OfTheHost;
+    }
+    let has_place = XATTR_PREFIXES
+        .iter()
+        .any(|prefix| name.strip_prefix(prefix.as_bytes()).is_some_and(|rest| !rest.is_empty()));
+    if has_place && name.len() <= 255 && !name.contains(&0) && size <= LARGEST_XATTR {
+        XattrFate::Kept
+    } else {
+        XattrFate::LeftOut
+    }
+}
+
 /// Splits a name of a layer into its clean form: `./` and doubled or trailing slashes are dropped, a leading slash
 /// too. `..` is refused: nothing honest has it.
 pub fn clean_path(name: &[u8]) -> Result<Path> {
@@ -152,8 +186,8 @@ pub fn clean_path(name: &[u8]) -> Result<Path> {
         match component {
             b"" | b"." => continue,
             b".." => return Err(Failure::corrupt("a path with `..` leads out of the image").at(name)),
-            _ if component.len() > 255 => {
-                return Err(Failure::corrupt("a name is longer than 255 bytes").at(name));
+            _ if component.len() > 255 || component.contains(&0) => {
+                return Err(Failure::corrupt("a name is longer than 255 bytes or has a NUL").at(name));
             }
             _ => {}
         }

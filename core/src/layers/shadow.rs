@@ -1,10 +1,31 @@
-//! What upper layers hide, as far as names alone can tell: content that need not be compressed.
+//! What upper layers hide, and what is excluded, as far as names alone can tell: content that need not be compressed.
 //!
 //! Being wrong costs time, never correctness: what turns out to be needed is read again.
 
 use std::collections::HashSet;
 
 use super::{Entry, Path, What, split_path};
+
+/// Which entries' content is wanted.
+pub enum Wanted<'a> {
+    /// Everything that does not seem to be hidden.
+    Visible(&'a Shadow),
+    /// These entries, by number, and nothing else: the second look.
+    Only(&'a HashSet<u32>),
+    /// All: there can be no second look.
+    Everything,
+}
+
+impl Wanted<'_> {
+    /// Whether the content of the entry of this path and number is wanted now.
+    pub fn takes(&self, path: &[u8], number: u32) -> bool {
+        match self {
+            Wanted::Visible(shadow) => !shadow.hides(path),
+            Wanted::Only(numbers) => numbers.contains(&number),
+            Wanted::Everything => true,
+        }
+    }
+}
 
 #[derive(Default)]
 pub struct Shadow {
@@ -28,6 +49,11 @@ impl Shadow {
                 }
             }
         }
+    }
+
+    /// Takes note of paths that will not be in the image at all.
+    pub fn exclude(&mut self, paths: &[Path]) {
+        self.gone.extend(paths.iter().cloned());
     }
 
     pub fn hides(&self, path: &[u8]) -> bool {

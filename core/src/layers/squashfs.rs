@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shadow::Shadow;
-use super::{Attributes, Content, Entry, Failure, Path, Result, Sink, What};
+use super::{
+    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, MOST_METADATA, Path, Result, Sink, What,
+};
 use crate::squashfs::directory::Entry as Name;
 use crate::squashfs::format::kind;
 use crate::squashfs::inode::{Data, Inode, Xattrs};
 use crate::squashfs::reader::Image;
-
-const DEEPEST: usize = 1000;
 
 /// Reads the whole image. `verbatim`: its blocks can stay as they are.
 pub fn read(
@@ -34,6 +34,7 @@ pub fn read(
         seen: HashMap::new(),
         sets: HashMap::new(),
         buffer: vec![0; image.block_size()],
+        metadata: 0,
     };
     let root = image.root()?;
     let attributes = walk.attributes(&root)?;
@@ -69,6 +70,8 @@ struct Walk<'a> {
     seen: HashMap<u64, Path>,
     sets: HashMap<u32, Arc<Xattrs>>,
     buffer: Vec<u8>,
+    /// Bytes of names and attributes so far.
+    metadata: usize,
 }
 
 impl Walk<'_> {
@@ -92,6 +95,10 @@ impl Walk<'_> {
     fn entry(&mut self, name: &Name, parent: &[u8], depth: usize) -> Result<()> {
         let inode = self.image.inode_of(name)?;
         let path = if parent.is_empty() { name.name.clone() } else { [parent, b"/", &name.name].concat() };
+        self.metadata += path.len();
+        if self.entries.len() >= MOST_ENTRIES || self.metadata > MOST_METADATA {
+            return Err(Failure::corrupt("the image has too many files").at(&path));
+        }
         if inode.links > 1 || inode.is_directory() {
             if let Some(target) = self.seen.get(&inode.reference) {
                 if inode.is_directory() {
@@ -139,6 +146,7 @@ impl Walk<'_> {
             let mut found = self.image.xattrs(inode)?;
             found.sort();
             if !found.is_empty() {
+                self.metadata += found.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
                 let set = Arc::new(found);
                 self.sets.insert(inode.xattr, Arc::clone(&set));
                 xattrs = Some(set);

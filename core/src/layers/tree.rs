@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attributes, Entry, Failure, Result, What, clean_path, split_path};
+use super::{Attributes, DEEPEST, Entry, Failure, Path, Result, What, split_path};
 
 /// Links followed while resolving the parents of one path.
 const MOST_LINKS: u32 = 255;
@@ -19,6 +19,7 @@ pub struct Node {
     pub what: What,
     /// Of a directory: its names, sorted by bytes.
     pub children: BTreeMap<Box<[u8]>, Name>,
+    /// How many names lead to it, once [`Tree::reachable`] has counted them.
     pub links: u32,
 }
 
@@ -88,6 +89,9 @@ impl Tree {
         let mut links = 0;
         while let Some(name) = left.pop() {
             let at = *stack.last().unwrap_or(&ROOT);
+            if stack.len() > DEEPEST {
+                return Err(Failure::corrupt("the tree is deeper than 1000 directories"));
+            }
             if &*name == b".." {
                 if stack.len() > 1 {
                     stack.pop();
@@ -114,9 +118,7 @@ impl Tree {
                     left.extend(components(target));
                 }
                 _ if make.is_some() => {
-                    return Err(Failure::corrupt(
-                        "a file of a lower layer stands where it needs a directory",
-                    ));
+                    return Err(Failure::corrupt("a file stands where it needs a directory"));
                 }
                 _ => return Ok(None),
             }
@@ -138,9 +140,7 @@ impl Tree {
     }
 
     fn detach(&mut self, place: &Place) {
-        if let Some(old) = self.nodes[place.parent].children.remove(&place.name) {
-            self.nodes[old.id].links -= 1;
-        }
+        self.nodes[place.parent].children.remove(&place.name);
     }
 
     fn remove(&mut self, path: &[u8]) {
@@ -164,11 +164,7 @@ impl Tree {
         let mut children = std::mem::take(&mut self.nodes[directory].children);
         children.retain(|_, name| {
             let inside = self.is_directory(name.id) && self.prune(name.id);
-            let keep = inside || name.layer == self.layer;
-            if !keep {
-                self.nodes[name.id].links -= 1;
-            }
-            keep
+            inside || name.layer == self.layer
         });
         self.nodes[directory].children = children;
         !self.nodes[directory].children.is_empty()
@@ -198,7 +194,6 @@ impl Tree {
                     return Ok(());
                 }
                 self.detach(&place);
-                self.nodes[source].links += 1;
                 let name = Name { id: source, layer: self.layer };
                 self.nodes[place.parent].children.insert(place.name, name);
             }
@@ -210,11 +205,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes paths, absolute inside the tree, with everything below.
-    pub fn exclude(&mut self, paths: &[Vec<u8>]) -> Result<()> {
+    /// Removes paths with everything below.
+    pub fn exclude(&mut self, paths: &[Path]) {
         for path in paths {
-            let path = clean_path(path)?;
-            let (parent, name) = split_path(&path);
+            let (parent, name) = split_path(path);
             // Literally: what a link leads to is not what was named.
             let mut at = Some(ROOT);
             for component in parent.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
@@ -224,20 +218,21 @@ impl Tree {
                 self.detach(&Place { parent, name: name.into() });
             }
         }
-        Ok(())
     }
 
-    /// Numbers of all files that can be reached, each once: a directory before what is in it, names in order.
-    pub fn reachable(&self) -> Vec<NodeId> {
-        let mut seen = vec![false; self.nodes.len()];
+    /// Numbers of all files that can be reached, each once: a directory before what is in it, names in order. Counts
+    /// the names of each on the way.
+    pub fn reachable(&mut self) -> Vec<NodeId> {
+        let mut links = vec![0u32; self.nodes.len()];
         let mut order = Vec::new();
         let mut queue = vec![ROOT];
-        seen[ROOT] = true;
+        links[ROOT] = 1;
         order.push(ROOT);
         while let Some(directory) = queue.pop() {
             let before = queue.len();
             for &Name { id: child, .. } in self.nodes[directory].children.values() {
-                if !std::mem::replace(&mut seen[child], true) {
+                links[child] += 1;
+                if links[child] == 1 {
                     order.push(child);
                     if self.is_directory(child) {
                         queue.push(child);
@@ -245,6 +240,9 @@ impl Tree {
                 }
             }
             queue[before..].reverse();
+        }
+        for (node, links) in self.nodes.iter_mut().zip(links) {
+            node.links = links;
         }
         order
     }
@@ -320,6 +318,7 @@ mod tests {
         tree.apply(vec![entry("c", What::Whiteout)]).unwrap();
         assert_eq!(names(&tree), ["/b"]);
         let id = tree.nodes[ROOT].children[&b"b"[..]].id;
+        tree.reachable();
         assert_eq!(tree.nodes[id].links, 1);
         assert!(tree.apply(vec![entry("c", What::HardLink { target: b"a".to_vec() })]).is_err());
     }
@@ -334,10 +333,28 @@ mod tests {
     }
 
     #[test]
+    fn names_that_go_with_their_directory_do_not_count_as_links() {
+        let mut tree = Tree::new();
+        tree.apply(vec![file("d/x", 0), entry("l", What::HardLink { target: b"d/x".to_vec() })]).unwrap();
+        tree.apply(vec![file("d", 1)]).unwrap();
+        tree.reachable();
+        assert_eq!(tree.nodes[tree.nodes[ROOT].children[&b"l"[..]].id].links, 1);
+    }
+
+    #[test]
+    fn a_tree_cannot_be_made_deeper_than_the_limit_by_links_either() {
+        let mut tree = Tree::new();
+        let deep = "d/".repeat(600);
+        tree.apply(vec![file(&format!("{deep}f"), 0), link("l", &deep), file("l/x", 1)]).unwrap();
+        assert!(tree.apply(vec![file(&format!("l/{deep}f"), 0)]).is_err());
+        assert!(tree.apply(vec![file(&format!("{}f", "e/".repeat(1001)), 0)]).is_err());
+    }
+
+    #[test]
     fn exclusions_are_literal() {
         let mut tree = Tree::new();
         tree.apply(vec![file("d/x", 0), link("l", "d"), file("e", 1)]).unwrap();
-        tree.exclude(&[b"/l/x".to_vec(), b"/e".to_vec(), b"/none/at/all".to_vec()]).unwrap();
+        tree.exclude(&[b"l/x".to_vec(), b"e".to_vec(), b"none/at/all".to_vec()]);
         assert_eq!(names(&tree), ["/d", "/d/x", "/l"]);
     }
 }

@@ -6,28 +6,32 @@
 mod request;
 mod verbatim;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
-use self::request::{LayerRecord, Request, Whiteouts};
-use crate::launch::identity;
-use crate::layers::shadow::Shadow;
+use self::request::{Ids, LayerRecord, Request, Whiteouts};
+use crate::launch::{identity, kernel};
+use crate::layers::shadow::{Shadow, Wanted};
 use crate::layers::stream::Stream;
-use crate::layers::tar::{self, Wanted};
-use crate::layers::tree::{NodeId, Tree};
-use crate::layers::{Content, Entry, Failure, Result, Sink, What, directory, squashfs as image_layer};
+use crate::layers::tree::{NodeId, ROOT, Tree};
+use crate::layers::{
+    Content, Entry, Failure, Path, Result, Sink, What, clean_path, directory, squashfs as image_layer, tar,
+};
 use crate::request::{Events, take_descriptor};
 use crate::squashfs::codec::Settings;
 use crate::squashfs::format::SUPERBLOCK_SIZE;
 use crate::squashfs::reader::Image;
-use crate::squashfs::writer::{DataWriter, Finished, Output, Pipeline, Stretch, Time, write_tables};
+use crate::squashfs::writer::{DataWriter, Finished, Output, Parts, Pipeline, Stretch, Time, write_tables};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Warnings told one by one; of more only the number.
+const MOST_WARNINGS: u32 = 50;
 
 /// Runs the verb; the exit status.
 pub fn run(fd: i32) -> i32 {
@@ -38,8 +42,10 @@ pub fn run(fd: i32) -> i32 {
             return 255;
         }
     };
-    // Whoever asked for the image is gone: nobody will give it its name.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // Whoever listens is gone: nobody will give the image its name.
+    kernel::default_action(libc::SIGPIPE);
+    end_with_parent();
+    allow_many_files();
     let events = Arc::new(Events::new(request.events));
     match squash(request, &events) {
         Ok(done) => {
@@ -55,9 +61,19 @@ pub fn run(fd: i32) -> i32 {
     }
 }
 
+fn end_with_parent() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+}
+
+/// A tree is walked with a descriptor for every level.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// A layer, opened.
 enum Source {
-    Tar { file: Option<File>, path: Option<crate::text::Text> },
+    Tar { file: File, path: Option<crate::text::Text> },
     Directory { path: crate::text::Text, overlay: bool },
     Squashfs(Arc<Image>),
 }
@@ -66,12 +82,12 @@ enum Source {
 struct Contents<'a> {
     writer: DataWriter,
     events: &'a Events,
+    warnings: u32,
 }
 
 impl Sink for Contents<'_> {
     fn begin(&mut self, size: u64) -> Result<()> {
-        self.writer.begin(size);
-        Ok(())
+        Ok(self.writer.begin(size)?)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -87,21 +103,25 @@ impl Sink for Contents<'_> {
     }
 
     fn warn(&mut self, message: String) {
-        self.events.send(&json!({"event": "warning", "message": message}));
+        self.warnings += 1;
+        if self.warnings <= MOST_WARNINGS {
+            self.events.send(&json!({"event": "warning", "message": message}));
+        }
     }
 }
 
+fn bad_request(message: impl Into<String>) -> Failure {
+    Failure { code: "bad-request", message: message.into(), path: None }
+}
+
 fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
-    let settings = Settings::new(&request.compressor, request.level).map_err(|message| Failure {
-        code: "bad-request",
-        message,
-        path: None,
-    })?;
+    let settings = Settings::new(&request.compressor, request.level).map_err(bad_request)?;
     if !request.block_size.is_power_of_two() || !(4096..=1 << 20).contains(&request.block_size) {
-        let message =
-            format!("the block size {} is not a power of two from 4096 to 1048576", request.block_size);
-        return Err(Failure { code: "bad-request", message, path: None });
+        let size = request.block_size;
+        return Err(bad_request(format!("the block size {size} is not a power of two from 4096 to 1048576")));
     }
+    let exclude =
+        request.exclude.iter().map(|path| clean_path(path.as_bytes())).collect::<Result<Vec<Path>>>()?;
     let output = Output { file: Arc::new(take_descriptor(request.output.fd)), base: request.output.offset };
     // Before the namespace is entered: what the caller may open is the caller's to decide.
     let sources = request.layers.into_iter().map(open).collect::<Result<Vec<Source>>>()?;
@@ -111,6 +131,8 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
             message: failure.message(),
             path: None,
         })?;
+        // A change of credentials has taken it back.
+        end_with_parent();
     }
     let threads = match request.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -121,178 +143,220 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     let counts: Vec<Arc<AtomicU64>> = sources.iter().map(|_| Arc::default()).collect();
     let progress = Progress::start(Arc::clone(events), counts.clone(), Arc::clone(&written));
 
-    let pipeline = Pipeline::start(output.clone(), start, settings, request.block_size, threads, written)?;
-    let mut contents = Contents { writer: DataWriter::new(pipeline, request.block_size), events };
-    let mut layers = read_layers(&sources, &counts, settings, request.block_size, &mut contents)?;
+    let block_size = request.block_size;
+    let pipeline =
+        Pipeline::start(output.clone(), start, settings, block_size, threads, Arc::clone(&written))?;
+    let mut contents = Contents { writer: DataWriter::new(pipeline, block_size), events, warnings: 0 };
+    let work = Work { sources: &sources, exclude: &exclude, settings, block_size };
+    let layers = work.read_layers(&counts, &mut contents)?;
+    let (layers, digests): (Vec<Vec<Entry>>, Vec<Option<String>>) = layers.into_iter().unzip();
 
     let mut tree = Tree::new();
-    for (index, layer) in layers.drain(..).enumerate() {
-        tree.apply(layer).map_err(|mut failure| {
-            failure.message = format!("layer {}: {}", index + 1, failure.message);
-            failure
-        })?;
+    // Unless a layer says more of the root.
+    tree.nodes[ROOT].attributes.mtime = request.epoch.unwrap_or(0);
+    for (index, layer) in layers.into_iter().enumerate() {
+        tree.apply(layer).map_err(|failure| work.of_layer(index, failure))?;
     }
-    tree.exclude(&request.exclude.iter().map(|path| path.as_bytes().to_vec()).collect::<Vec<_>>())?;
-    if request.ids == "root" {
+    tree.exclude(&exclude);
+    if request.ids == Ids::Root {
         for node in &mut tree.nodes {
             (node.attributes.uid, node.attributes.gid) = (0, 0);
         }
     }
     let order = tree.reachable();
-    read_again(&sources, &mut tree, &order, &mut contents)?;
-    let stored = take_stored(&sources, &mut tree, &order, settings, request.block_size, &mut contents)?;
+    work.read_again(&mut tree, &order, &digests, &mut contents)?;
+    let stored = work.take_stored(&mut tree, &order, &mut contents)?;
+    if contents.warnings > MOST_WARNINGS {
+        let more = contents.warnings - MOST_WARNINGS;
+        events.send(&json!({"event": "warning", "message": format!("{more} more warnings of this kind")}));
+    }
     let mut contents = contents.writer.close()?;
-    let copied = verbatim::copy(&stored, &mut contents, &output)?;
+    let copied = verbatim::copy(&stored, &mut contents, &output, &written)?;
     let time = Time { epoch: request.epoch.unwrap_or(0), clamp: request.clamp };
-    let finished = write_tables(&output, &tree, &contents, &copied, settings, request.block_size, time)?;
+    let parts = Parts { tree: &tree, order: &order, contents: &contents, copied: &copied };
+    let finished = write_tables(&output, &parts, settings, block_size, time)?;
     progress.stop();
     Ok(finished)
 }
 
+fn unreadable(path: &crate::text::Text, error: std::io::Error) -> Failure {
+    let message = format!("`{path}` cannot be read: {error}");
+    Failure { message, ..Failure::from(error) }.at(path.as_bytes())
+}
+
 fn open(record: LayerRecord) -> Result<Source> {
-    let named = |path: &crate::text::Text, error: std::io::Error| {
-        let mut failure =
-            Failure::from(std::io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)));
-        failure.message = format!("`{path}` cannot be read: {error}");
-        failure.at(path.as_bytes())
-    };
     Ok(match record {
         LayerRecord::Tar { fd, path } => {
             let file = match (fd, &path) {
                 (Some(fd), _) => take_descriptor(fd),
-                (None, Some(path)) => File::open(path.as_path()).map_err(|error| named(path, error))?,
-                (None, None) => {
-                    let message = "a tar layer has neither a descriptor nor a path".into();
-                    return Err(Failure { code: "bad-request", message, path: None });
-                }
+                (None, Some(path)) => File::open(path.as_path()).map_err(|error| unreadable(path, error))?,
+                (None, None) => return Err(bad_request("a tar layer has neither a descriptor nor a path")),
             };
-            Source::Tar { file: Some(file), path }
+            Source::Tar { file, path }
         }
         LayerRecord::Directory { path, whiteouts } => {
             Source::Directory { path, overlay: whiteouts == Whiteouts::Overlay }
         }
         LayerRecord::Squashfs { path, offset, size } => {
-            let file = File::open(path.as_path()).map_err(|error| named(&path, error))?;
+            let file = File::open(path.as_path()).map_err(|error| unreadable(&path, error))?;
             let image = Image::open(Arc::new(file), offset, size);
             Source::Squashfs(Arc::new(image.map_err(|error| Failure::from(error).at(path.as_bytes()))?))
         }
     })
 }
 
-/// Whether an image's blocks can be taken over as they are.
-fn is_alike(image: &Image, settings: Settings, block_size: u32) -> bool {
-    image.compressor == settings.compressor && image.superblock.block_size == block_size && !settings.stored
-}
-
-/// Reads every layer once, from the uppermost down; the entries, lowest layer first.
-fn read_layers(
-    sources: &[Source],
-    counts: &[Arc<AtomicU64>],
+/// What stays the same while layers are read.
+struct Work<'s> {
+    sources: &'s [Source],
+    exclude: &'s [Path],
     settings: Settings,
     block_size: u32,
-    contents: &mut Contents<'_>,
-) -> Result<Vec<Vec<Entry>>> {
-    let mut shadow = Shadow::default();
-    let mut layers = Vec::new();
-    for (index, source) in sources.iter().enumerate().rev() {
-        let layer = index as u32;
-        let read = match source {
-            Source::Tar { file: Some(file), .. } => {
-                let file = file.try_clone()?;
-                let mut stream = Stream::start(file, Arc::clone(&counts[index]))?;
-                let entries = tar::read(&mut stream, layer, &Wanted::Visible(&shadow), contents);
-                entries.and_then(|entries| {
-                    let digest = stream.digest()?;
-                    contents.events.send(&json!({"event": "layer", "index": index, "diff_id": digest}));
-                    Ok(entries)
-                })
+}
+
+impl<'s> Work<'s> {
+    /// Names the layer that a failure is about, where there are several.
+    fn of_layer(&self, index: usize, mut failure: Failure) -> Failure {
+        if self.sources.len() > 1 {
+            failure.message = format!("layer {}: {}", index + 1, failure.message);
+        }
+        failure
+    }
+
+    /// Whether an image's blocks can be taken over as they are.
+    fn is_alike(&self, image: &Image) -> bool {
+        image.compressor == self.settings.compressor
+            && image.superblock.block_size == self.block_size
+            && !self.settings.stored
+    }
+
+    /// Reads every layer once, from the uppermost down; entries and digest, lowest layer first.
+    fn read_layers(
+        &self,
+        counts: &[Arc<AtomicU64>],
+        contents: &mut Contents<'_>,
+    ) -> Result<Vec<(Vec<Entry>, Option<String>)>> {
+        let mut shadow = Shadow::default();
+        shadow.exclude(self.exclude);
+        let mut layers = Vec::new();
+        for index in (0..self.sources.len()).rev() {
+            let (entries, digest) = self
+                .read_layer(index, &shadow, &counts[index], contents)
+                .map_err(|failure| self.of_layer(index, failure))?;
+            if let Some(digest) = &digest {
+                contents.events.send(&json!({"event": "layer", "index": index, "diff_id": digest}));
             }
-            Source::Tar { .. } => Ok(Vec::new()),
+            if index > 0 {
+                shadow.add(&entries);
+            }
+            layers.push((entries, digest));
+        }
+        layers.reverse();
+        Ok(layers)
+    }
+
+    fn read_layer(
+        &self,
+        index: usize,
+        shadow: &Shadow,
+        count: &Arc<AtomicU64>,
+        contents: &mut Contents<'_>,
+    ) -> Result<(Vec<Entry>, Option<String>)> {
+        let layer = index as u32;
+        let visible = Wanted::Visible(shadow);
+        match &self.sources[index] {
+            Source::Tar { file, path } => {
+                let mut stream = Stream::start(file.try_clone()?, Arc::clone(count))?;
+                let wanted = if path.is_some() { visible } else { Wanted::Everything };
+                let entries = tar::read(&mut stream, layer, &wanted, contents)?;
+                Ok((entries, Some(stream.digest()?)))
+            }
             Source::Directory { path, overlay } => {
-                directory::read(path.as_path(), *overlay, &counts[index], contents)
+                let path = path.as_path();
+                Ok((directory::read(path, *overlay, layer, self.exclude, &visible, count, contents)?, None))
             }
             Source::Squashfs(image) => {
-                let verbatim = is_alike(image, settings, block_size);
-                image_layer::read(image, layer, verbatim, &shadow, &counts[index], contents)
+                let verbatim = self.is_alike(image);
+                Ok((image_layer::read(image, layer, verbatim, shadow, count, contents)?, None))
             }
-        };
-        let entries = read.map_err(|mut failure| {
-            if sources.len() > 1 {
-                failure.message = format!("layer {}: {}", index + 1, failure.message);
-            }
-            failure
-        })?;
-        if index > 0 {
-            shadow.add(&entries);
         }
-        layers.push(entries);
     }
-    layers.reverse();
-    Ok(layers)
-}
 
-/// The rare second look: files that survive although an upper layer seemed to hide them.
-fn read_again(
-    sources: &[Source],
-    tree: &mut Tree,
-    order: &[NodeId],
-    contents: &mut Contents<'_>,
-) -> Result<()> {
-    let mut wanted: HashMap<u32, HashMap<u32, ()>> = HashMap::new();
-    for &id in order {
-        if let What::File { content: Content::Skipped { layer, entry }, .. } = tree.nodes[id].what {
-            wanted.entry(layer).or_default().insert(entry, ());
-        }
-    }
-    let mut layers: Vec<u32> = wanted.keys().copied().collect();
-    layers.sort_unstable();
-    let mut found: HashMap<(u32, u32), Content> = HashMap::new();
-    for layer in layers {
-        let Source::Tar { path: Some(path), .. } = &sources[layer as usize] else {
-            return Err(Failure::corrupt(format!("layer {} cannot be read a second time", layer + 1)));
-        };
-        let mut stream = Stream::start(File::open(path.as_path())?, Arc::default())?;
-        let entries = tar::read(&mut stream, layer, &Wanted::Only(&wanted[&layer]), contents)?;
-        for (number, entry) in entries.into_iter().enumerate() {
-            if let What::File { content: content @ Content::Written(_), .. } = entry.what {
-                found.insert((layer, number as u32), content);
+    /// The rare second look: files that survive although an upper layer seemed to hide them.
+    fn read_again(
+        &self,
+        tree: &mut Tree,
+        order: &[NodeId],
+        digests: &[Option<String>],
+        contents: &mut Contents<'_>,
+    ) -> Result<()> {
+        let mut wanted: BTreeMap<u32, HashSet<u32>> = BTreeMap::new();
+        for &id in order {
+            if let What::File { content: Content::Skipped { layer, entry }, .. } = tree.nodes[id].what {
+                wanted.entry(layer).or_default().insert(entry);
             }
         }
-    }
-    for &id in order {
-        if let What::File { content, .. } = &mut tree.nodes[id].what
-            && let Content::Skipped { layer, entry } = content
-        {
-            let lost = || Failure::corrupt("a layer changed while it was read");
-            *content = *found.get(&(*layer, *entry)).ok_or_else(lost)?;
+        let changed =
+            || Failure { code: "io", message: "a layer changed while it was read".into(), path: None };
+        let mut found: HashMap<(u32, u32), (u64, Content)> = HashMap::new();
+        for (layer, numbers) in wanted {
+            let index = layer as usize;
+            let only = Wanted::Only(&numbers);
+            let entries = match &self.sources[index] {
+                Source::Tar { path, .. } => {
+                    let path = path.as_ref().ok_or_else(changed)?;
+                    let file = File::open(path.as_path()).map_err(|error| unreadable(path, error))?;
+                    let mut stream = Stream::start(file, Arc::default())?;
+                    let entries = tar::read(&mut stream, layer, &only, contents)?;
+                    if Some(stream.digest()?) != digests[index] {
+                        return Err(self.of_layer(index, changed()));
+                    }
+                    entries
+                }
+                Source::Directory { path, overlay } => {
+                    let (path, count) = (path.as_path(), Arc::default());
+                    directory::read(path, *overlay, layer, self.exclude, &only, &count, contents)?
+                }
+                Source::Squashfs(_) => continue,
+            };
+            for (number, entry) in entries.into_iter().enumerate() {
+                if let What::File { size, content: content @ Content::Written(_) } = entry.what {
+                    found.insert((layer, number as u32), (size, content));
+                }
+            }
         }
+        for &id in order {
+            if let What::File { size, content } = &mut tree.nodes[id].what
+                && let Content::Skipped { layer, entry } = *content
+            {
+                let again = found.get(&(layer, entry)).filter(|(again, _)| again == size);
+                *content = again.ok_or_else(changed)?.1;
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// What survives of squashfs layers: files of alike images are left to be copied, others read now.
-fn take_stored<'s>(
-    sources: &'s [Source],
-    tree: &mut Tree,
-    order: &[NodeId],
-    settings: Settings,
-    block_size: u32,
-    contents: &mut Contents<'_>,
-) -> Result<Vec<verbatim::File<'s>>> {
-    let mut files = Vec::new();
-    for &id in order {
-        let What::File { content, .. } = &mut tree.nodes[id].what else { continue };
-        let Content::Stored { layer, reference } = *content else { continue };
-        let Source::Squashfs(image) = &sources[layer as usize] else { continue };
-        if is_alike(image, settings, block_size) {
-            files.push(verbatim::File { image, layer, reference });
-        } else {
-            let mut buffer = vec![0; image.block_size()];
-            let inode = image.inode(reference)?;
-            *content = Content::Written(image_layer::pass_file(image, &inode, &mut buffer, contents)?);
+    /// What survives of squashfs layers: files of alike images are left to be copied, others read now.
+    fn take_stored(
+        &self,
+        tree: &mut Tree,
+        order: &[NodeId],
+        contents: &mut Contents<'_>,
+    ) -> Result<Vec<verbatim::File<'s>>> {
+        let mut files = Vec::new();
+        for &id in order {
+            let What::File { content, .. } = &mut tree.nodes[id].what else { continue };
+            let Content::Stored { layer, reference } = *content else { continue };
+            let Source::Squashfs(image) = &self.sources[layer as usize] else { continue };
+            if self.is_alike(image) {
+                files.push(verbatim::File { image, layer, reference });
+            } else {
+                let mut buffer = vec![0; image.block_size()];
+                let inode = image.inode(reference)?;
+                *content = Content::Written(image_layer::pass_file(image, &inode, &mut buffer, contents)?);
+            }
         }
+        Ok(files)
     }
-    Ok(files)
 }
 
 /// Tells how far the work is, ten times a second.

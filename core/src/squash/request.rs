@@ -23,8 +23,8 @@ pub struct Request {
     pub clamp: bool,
     #[serde(default)]
     pub threads: usize,
-    #[serde(default = "default_ids")]
-    pub ids: String,
+    #[serde(default)]
+    pub ids: Ids,
     #[serde(default)]
     pub identity: Option<Identity>,
     #[serde(default)]
@@ -45,6 +45,15 @@ pub enum Whiteouts {
     #[default]
     None,
     Overlay,
+}
+
+/// Whose the files of the image are.
+#[derive(Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    #[default]
+    Keep,
+    Root,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +103,4 @@ fn default_compressor() -> String {
 
 fn default_block_size() -> u32 {
     131072
-}
-
-fn default_ids() -> String {
-    "keep".into()
 }

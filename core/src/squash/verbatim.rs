@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -14,6 +15,9 @@ use crate::squashfs::format::{DATA_RAW, NO_FRAGMENT};
 use crate::squashfs::inode::Data;
 use crate::squashfs::reader::Image;
 use crate::squashfs::writer::{Contents, Fragment, Output, Stretch};
+
+/// Bytes asked of the kernel at a time, so that progress shows.
+const COPY_STEP: u64 = 64 << 20;
 
 /// A surviving file of a squashfs layer.
 pub struct File<'s> {
@@ -30,7 +34,12 @@ struct Needs {
 }
 
 /// Copies what the files need behind the data written so far.
-pub fn copy(files: &[File<'_>], contents: &mut Contents, output: &Output) -> Result<Copied> {
+pub fn copy(
+    files: &[File<'_>],
+    contents: &mut Contents,
+    output: &Output,
+    written: &AtomicU64,
+) -> Result<Copied> {
     let mut copied = Copied::new();
     let mut needs: BTreeMap<u32, (&Arc<Image>, Needs)> = BTreeMap::new();
     for file in files {
@@ -58,7 +67,7 @@ pub fn copy(files: &[File<'_>], contents: &mut Contents, output: &Output) -> Res
             *known = u64::from(block.length()).max(*known);
             fragments.insert(index, block);
         }
-        let moved = Moved::copy(image, &needs.stretches, contents, output)?;
+        let moved = Moved::copy(image, &needs.stretches, contents, output, written)?;
         let mut numbers = HashMap::new();
         for index in needs.fragments.into_keys() {
             let block = fragments[&index];
@@ -91,6 +100,7 @@ impl Moved {
         stretches: &BTreeMap<u64, u64>,
         contents: &mut Contents,
         output: &Output,
+        written: &AtomicU64,
     ) -> Result<Moved> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for (&start, &length) in stretches {
@@ -103,7 +113,7 @@ impl Moved {
         }
         let mut moved = BTreeMap::new();
         for (start, end) in runs {
-            copy_run(image, start, end - start, output, contents.end)?;
+            copy_run(image, start, end - start, output, contents.end, written)?;
             moved.insert(start, (end, contents.end));
             contents.end += end - start;
         }
@@ -120,15 +130,25 @@ impl Moved {
 }
 
 /// Inside the kernel where the file systems can; else through a buffer.
-fn copy_run(image: &Image, start: u64, length: u64, output: &Output, at: u64) -> io::Result<()> {
+fn copy_run(
+    image: &Image,
+    start: u64,
+    length: u64,
+    output: &Output,
+    at: u64,
+    written: &AtomicU64,
+) -> io::Result<()> {
     let (source, base) = image.source();
     let (mut from, mut to) = (base + start, output.base + at);
     let mut left = length;
     while left > 0 {
-        let step = left.min(1 << 30) as usize;
+        let step = left.min(COPY_STEP) as usize;
         match rustix::fs::copy_file_range(source, Some(&mut from), &output.file, Some(&mut to), step) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => left -= count as u64,
+            Ok(count) => {
+                left -= count as u64;
+                written.fetch_add(count as u64, Ordering::Relaxed);
+            }
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::BADF) => {
                 break;
@@ -144,6 +164,7 @@ fn copy_run(image: &Image, start: u64, length: u64, output: &Output, at: u64) ->
         from += count as u64;
         to += count as u64;
         left -= count as u64;
+        written.fetch_add(count as u64, Ordering::Relaxed);
     }
     Ok(())
 }

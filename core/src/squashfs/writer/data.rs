@@ -9,6 +9,15 @@ use xxhash_rust::xxh3::Xxh3;
 use super::pipeline::{Pipeline, Written};
 use super::{Fragment, Stretch};
 
+/// Blocks of one file that the reader takes: 2 TiB at the default block size.
+const MOST_BLOCKS: u64 = 1 << 24;
+/// Blocks of zeros in all files together: they cost the input nothing and the image four bytes each.
+const MOST_HOLE_BLOCKS: usize = 1 << 25;
+
+fn absurd(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} of the image would be impossibly large"))
+}
+
 /// Cuts files into blocks. A file smaller than a block goes into a fragment block together with others, as
 /// squashfs-tools do; equal small files are stored once.
 pub struct DataWriter {
@@ -18,6 +27,11 @@ pub struct DataWriter {
     size: u64,
     block: Vec<u8>,
     sparse: u64,
+    /// Of the blocks of zeros seen last, bytes that the hash has not taken yet: it must not tell whether they came
+    /// as one hole, as several, or as bytes.
+    zeros: u64,
+    /// Blocks of zeros in all files so far.
+    hole_blocks: usize,
     hash: Box<Xxh3>,
     fragment: Vec<u8>,
     fragments: u32,
@@ -43,6 +57,8 @@ impl DataWriter {
             size: 0,
             block: Vec::with_capacity(block_size as usize),
             sparse: 0,
+            zeros: 0,
+            hole_blocks: 0,
             hash: Box::new(Xxh3::new()),
             fragment: Vec::with_capacity(block_size as usize),
             fragments: 0,
@@ -55,13 +71,17 @@ impl DataWriter {
         self.size < self.block_size as u64
     }
 
-    pub fn begin(&mut self, size: u64) {
+    pub fn begin(&mut self, size: u64) -> io::Result<()> {
+        if size / self.block_size as u64 >= MOST_BLOCKS {
+            return Err(absurd("a file"));
+        }
         self.size = size;
         self.sparse = 0;
         self.block.clear();
         if !self.is_small() {
             self.hash.reset();
         }
+        Ok(())
     }
 
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -78,9 +98,15 @@ impl DataWriter {
 
     /// Zeros that the source does not store either.
     pub fn hole(&mut self, mut length: u64) -> io::Result<()> {
+        let block_size = self.block_size as u64;
         while length > 0 {
-            let room = self.block_size - self.block.len();
-            let count = length.min(room as u64) as usize;
+            if self.block.is_empty() && length >= block_size {
+                let blocks = (length / block_size) as usize;
+                self.holes(blocks, block_size)?;
+                length %= block_size;
+                continue;
+            }
+            let count = length.min(block_size - self.block.len() as u64) as usize;
             self.block.resize(self.block.len() + count, 0);
             length -= count as u64;
             if self.block.len() == self.block_size {
@@ -90,17 +116,35 @@ impl DataWriter {
         Ok(())
     }
 
+    /// Blocks of zeros, of `length` bytes each.
+    fn holes(&mut self, count: usize, length: u64) -> io::Result<()> {
+        self.hole_blocks += count;
+        if self.hole_blocks > MOST_HOLE_BLOCKS {
+            return Err(absurd("the sparse files"));
+        }
+        self.sparse += count as u64 * length;
+        self.zeros += count as u64 * length;
+        self.pipeline.holes(count)
+    }
+
     fn end_block(&mut self) -> io::Result<()> {
         if is_zero(&self.block) {
-            self.sparse += self.block.len() as u64;
-            self.hash.update(&(self.block.len() as u64).to_le_bytes());
+            let length = self.block.len() as u64;
             self.block.clear();
-            return self.pipeline.hole();
+            return self.holes(1, length);
         }
+        self.hash_zeros();
         self.hash.update(&self.block);
         let mut fresh = self.pipeline.buffers.take();
         fresh.reserve(self.block_size);
         self.pipeline.block(std::mem::replace(&mut self.block, fresh))
+    }
+
+    fn hash_zeros(&mut self) {
+        if self.zeros > 0 {
+            self.hash.update(&self.zeros.to_le_bytes());
+            self.zeros = 0;
+        }
     }
 
     /// Ends the file and gives its number.
@@ -117,6 +161,7 @@ impl DataWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
+        self.hash_zeros();
         // A file of nothing but zeros would seem to have no blocks at all.
         let sparse = if self.sparse == self.size { self.size - 1 } else { self.sparse };
         self.pipeline.file_end(number, self.size, self.hash.digest128(), sparse)?;

@@ -15,12 +15,25 @@ use crate::squashfs::format::DATA_RAW;
 
 /// What is collected before it is written to the file.
 const WRITE_SIZE: usize = 2 << 20;
+/// Content waiting to be compressed or written, unless there are so many threads that they need more.
+const MEMORY_IN_FLIGHT: usize = 32 << 20;
 
 /// The file an image is written into, and where it begins there.
 #[derive(Clone)]
 pub struct Output {
     pub file: Arc<File>,
     pub base: u64,
+}
+
+impl Output {
+    /// Takes away what duplicates left behind the end of the image.
+    pub fn end_at(&self, size: u64) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if metadata.is_file() && metadata.len() > self.base + size {
+            self.file.set_len(self.base + size)?;
+        }
+        Ok(())
+    }
 }
 
 /// A block on its way: filled in by a compressing thread, awaited by the writing one.
@@ -43,7 +56,7 @@ struct Job {
 /// What the writing thread is told, in order.
 enum Step {
     Block(Arc<Slot>),
-    Hole,
+    Holes(usize),
     FileEnd { file: u32, size: u64, hash: u128, sparse: u64 },
     Fragment(Arc<Slot>),
 }
@@ -90,8 +103,9 @@ impl Pipeline {
         written: Arc<AtomicU64>,
     ) -> io::Result<Pipeline> {
         let buffers = Arc::new(Buffers::default());
-        // Enough to keep every thread busy while one waits; 8 MiB of blocks at the default block size.
-        let waiting = threads * 8 + 32;
+        // Enough to keep every thread busy while one block takes long, but no more memory than that takes.
+        let in_memory = (MEMORY_IN_FLIGHT / block_size as usize).max(threads * 2);
+        let waiting = (threads * 8 + 32).min(in_memory);
         let (jobs, job_queue) = sync_channel::<Job>(waiting);
         let (steps, step_queue) = sync_channel(waiting);
         let job_queue = Arc::new(Mutex::new(job_queue));
@@ -132,8 +146,8 @@ impl Pipeline {
         self.step(Step::Block(slot))
     }
 
-    pub fn hole(&mut self) -> io::Result<()> {
-        self.step(Step::Hole)
+    pub fn holes(&mut self, count: usize) -> io::Result<()> {
+        self.step(Step::Holes(count))
     }
 
     pub fn file_end(&mut self, file: u32, size: u64, hash: u128, sparse: u64) -> io::Result<()> {
@@ -231,7 +245,7 @@ impl Sequencer {
                     let word = self.append(&slot)?;
                     self.words.push(word);
                 }
-                Step::Hole => self.words.push(0),
+                Step::Holes(count) => self.words.resize(self.words.len() + count, 0),
                 Step::FileEnd { file, size, hash, sparse } => self.file_end(file, size, hash, sparse)?,
                 Step::Fragment(slot) => {
                     let position = self.end();

@@ -139,7 +139,7 @@ pub struct Finished {
 struct Tables<'a> {
     tree: &'a Tree,
     contents: &'a Contents,
-    stored: &'a HashMap<(u32, u64), Stretch>,
+    copied: &'a HashMap<(u32, u64), Stretch>,
     time: Time,
     block_size: u32,
     settings: Settings,
@@ -154,20 +154,25 @@ struct Tables<'a> {
     bytes: u64,
 }
 
+/// What an image is made of.
+pub struct Parts<'a> {
+    pub tree: &'a Tree,
+    /// What is reachable in it, in the order of inode numbers.
+    pub order: &'a [NodeId],
+    pub contents: &'a Contents,
+    /// Where contents taken from squashfs layers ended up, by layer and inode reference.
+    pub copied: &'a HashMap<(u32, u64), Stretch>,
+}
+
 /// Writes everything behind the data and the superblock in front of it.
-///
-/// stored: where contents taken from squashfs layers ended up, by layer and inode reference.
-#[allow(clippy::too_many_arguments, reason = "each is one part of an image")]
 pub fn write_tables(
     output: &Output,
-    tree: &Tree,
-    contents: &Contents,
-    stored: &HashMap<(u32, u64), Stretch>,
+    parts: &Parts<'_>,
     settings: Settings,
     block_size: u32,
     time: Time,
 ) -> Result<Finished> {
-    let order = tree.reachable();
+    let &Parts { tree, order, contents, copied } = parts;
     let count = u32::try_from(order.len()).map_err(|_| Failure::corrupt("the image has too many files"))?;
     let mut numbers = vec![0; tree.nodes.len()];
     for (i, id) in order.iter().enumerate() {
@@ -176,7 +181,7 @@ pub fn write_tables(
     let mut tables = Tables {
         tree,
         contents,
-        stored,
+        copied,
         time,
         block_size,
         settings,
@@ -193,7 +198,7 @@ pub fn write_tables(
     // A directory's inode needs the place of its listing, and the listing those of the inodes in it: from the leaves
     // up. Every directory comes before what is in it in `order`, so backwards is right.
     let mut parents = vec![ROOT; tree.nodes.len()];
-    for &id in &order {
+    for &id in order {
         for name in tree.nodes[id].children.values() {
             parents[name.id] = id;
         }
@@ -204,7 +209,7 @@ pub fn write_tables(
             tables.directory(id, parent)?;
         }
     }
-    tables.finish(output, &order)
+    tables.finish(output, order)
 }
 
 impl Tables<'_> {
@@ -282,7 +287,7 @@ impl Tables<'_> {
         let empty = Stretch::default();
         let stretch = match content {
             Content::Written(number) => self.contents.stretches.get(&number).unwrap_or(&empty),
-            Content::Stored { layer, reference } => self.stored.get(&(layer, reference)).unwrap_or(&empty),
+            Content::Stored { layer, reference } => self.copied.get(&(layer, reference)).unwrap_or(&empty),
             Content::Skipped { .. } => return Err(Failure::corrupt("a file's content was not read")),
         };
         self.bytes += size;
@@ -482,6 +487,7 @@ impl Tables<'_> {
         let mut head = superblock.serialise();
         head.extend_from_slice(&options.unwrap_or_default());
         output.file.write_all_at(&head, output.base)?;
+        output.end_at(size)?;
         Ok(Finished { size, inodes: self.count, bytes: self.bytes })
     }
 
