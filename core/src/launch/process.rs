@@ -170,6 +170,10 @@ fn words(process: &Process) -> Vec<Text> {
         Action::Start => Some(Text::from(format!("{base}/startscript").as_str())).filter(exists),
     };
     let first = first.unwrap_or_else(|| Text::from("/bin/sh"));
+    if process.action == Action::Shell && process.argv.is_empty() && first.as_bytes().ends_with(b"/bash") {
+        // The prompt that tells where one is would be replaced by the image's start-up files.
+        return vec![first, Text::from("--norc")];
+    }
     std::iter::once(first).chain(process.argv.iter().cloned()).collect()
 }
 

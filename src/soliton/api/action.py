@@ -17,6 +17,9 @@ from soliton.site import paths
 from soliton.site.config import DEFAULTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from soliton.api.pull import PullOptions
     from soliton.images.detect import Image
     from soliton.launch.plan import Plan
     from soliton.launch.request import ActionRequest
@@ -47,24 +50,24 @@ def is_uri(image: str) -> bool:
     return bool(colon) and (rest.startswith("//") or scheme in _SCHEMES)
 
 
-def find_image(request: ActionRequest) -> Image:
-    """The image of a request, fetched into the cache if it is elsewhere."""
+def find_image(request: ActionRequest, fetching: Callable[[], PullOptions] | None = None) -> Image:
+    """The image of a request, fetched into the cache if it is elsewhere; fetching: how, asked only then."""
     if not is_uri(request.image):
         image = open_image(request.image)
         if image.kind not in ("oci-layout", "oci-archive", "docker-archive"):
             return image
-        return _cached(f"{image.kind.removesuffix('-layout')}:{image.path}")
-    return _cached(request.image)
+        return _cached(f"{image.kind.removesuffix('-layout')}:{image.path}", fetching)
+    return _cached(request.image, fetching)
 
 
-def _cached(uri: str) -> Image:
+def _cached(uri: str, fetching: Callable[[], PullOptions] | None) -> Image:
     if uri.startswith("hello:"):
         from soliton.images import hello
 
         return open_image(hello.make(_writable_cache()))
     from soliton.api.pull import to_cache
 
-    return open_image(str(to_cache(uri)))
+    return open_image(to_cache(uri, fetching() if fetching else None))
 
 
 def _writable_cache() -> str:
@@ -105,9 +108,9 @@ def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoo
     )
 
 
-def start(request: ActionRequest) -> NoReturn:
-    """Starts the container; this process becomes it."""
-    image = find_image(request)
+def start(request: ActionRequest, fetching: Callable[[], PullOptions] | None = None) -> NoReturn:
+    """Starts the container; this process becomes it. fetching: see `find_image`."""
+    image = find_image(request, fetching)
     root = image.require_root()
     if request.unsquash and isinstance(root, ImageRoot):
         from soliton.api.unpacked import run_unpacked

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from soliton import messages
@@ -166,7 +166,7 @@ def _sources(options: BuildOptions) -> Sources:
 
         wishes = options.fetching or pull.PullOptions()
         if wishes.cache:
-            return Fetched(pull.to_cache(reference, replace(wishes, offline_is_fine=True)))
+            return Fetched(pull.to_cache(reference, wishes._replace(offline_is_fine=True)))
         return Fetched(pull.pull(reference, place, wishes))
 
     return Sources(fetch)

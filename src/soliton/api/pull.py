@@ -15,8 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from soliton import messages, progress
 from soliton.errors import NotSupported, SolitonError, TargetError
@@ -30,8 +29,7 @@ _LATER = ("library", "shub", "oras", "http", "https", "ipfs", "docker-daemon")
 _DOWNLOADS = 3
 
 
-@dataclass(frozen=True)
-class PullOptions:
+class PullOptions(NamedTuple):
     """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched."""
 
     architecture: str | None = None

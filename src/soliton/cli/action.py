@@ -8,6 +8,7 @@ from soliton.errors import NotSupported, SolitonError
 from soliton.launch.request import Action, ActionRequest
 
 if TYPE_CHECKING:
+    from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
 
 
@@ -94,4 +95,9 @@ def _read(name: str) -> str:
 def _start(action: Action, invocation: Invocation) -> int:
     from soliton.api.action import start
 
-    start(request_of(action, invocation))
+    def fetching() -> PullOptions:
+        from soliton.cli.pull import options_of
+
+        return options_of(invocation)._replace(offline_is_fine=True)
+
+    start(request_of(action, invocation), fetching)

@@ -66,8 +66,6 @@ def compile_environment(
             fixed[prefix + key] = value
     if "PATH" in host:
         fixed["USER_PATH"] = host["PATH"]
-    if "LD_LIBRARY_PATH" not in injected:
-        passed["LD_LIBRARY_PATH"] = "/.singularity.d/libs"
     if request.action == "shell":
         prompt = {"soliton": "soliton", "singularity": "Singularity"}.get(request.program, "Apptainer")
         fixed["PS1"] = injected.pop("PS1", f"{prompt}> ")
