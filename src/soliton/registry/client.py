@@ -233,11 +233,13 @@ class Client:
             if "NAME_UNKNOWN" in codes:
                 return RegistryError(f"{self.reference.host} has no image `{self.reference.name}`")
             tags = self._tags()
-            if tags is None:
-                return RegistryError(f"{self.reference.host} has no image `{self.reference.name}`")
+            if not tags:
+                return RegistryError(
+                    f"{self.reference.host} has no image `{self.reference.name}` with the tag `{self.reference.wanted}`"
+                )
             return RegistryError(
                 f"`{self.reference.name}` has no tag `{self.reference.wanted}` at {self.reference.host}",
-                remedy=f"its tags are: {', '.join(tags)}" if tags else None,
+                remedy=f"its tags are: {', '.join(tags)}",
             )
         if status == 429:
             limit = answer.headers.get("ratelimit-limit")
@@ -256,8 +258,8 @@ class Client:
             why=f"it answers {status} {answer.reason_phrase} {' '.join(codes)}".strip(),
         )
 
-    def _tags(self) -> list[str] | None:
-        """Some of the repository's tags; None if there is no such repository."""
+    def _tags(self) -> list[str]:
+        """Some of the repository's tags; none if there is no such repository."""
         url = f"{self.scheme}://{self.reference.endpoint}/v2/{self.reference.name}/tags/list?n=20"
         headers = {"Authorization": self._authorization} if self._authorization else {}
         try:
