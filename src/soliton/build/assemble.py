@@ -55,7 +55,9 @@ def contents(job: Job, state: StageState) -> Contents:
         {"kind": "directory", "path": state.upper, "whiteouts": "overlay"},
         _tar(job, state, "above", finished.above),
     )
-    dropped = [name for name in stage.temporary_names(state) if name not in state.temporary]
+    dropped = []
+    if state.temporary is not None:
+        dropped = [name for name in stage.temporary_names(state) if name not in state.temporary]
     return Contents(
         layers=layers,
         exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),

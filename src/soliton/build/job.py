@@ -61,7 +61,7 @@ class Job:
 class StageState:
     """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
 
-    temporary: names that `/tmp` and `/var/tmp` had before %post. frozen: the stage as an image.
+    temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
     architecture: OCI name.
     """
 
@@ -72,7 +72,7 @@ class StageState:
     upper: str | None = None
     base: Base | None = None
     base_tree: dict[str, bytes] = field(default_factory=dict)
-    temporary: frozenset[str] = frozenset()
+    temporary: frozenset[str] | None = None
     frozen: ImageRoot | None = None
     architecture: str = ""
 
