@@ -1,7 +1,8 @@
 """A Debian (or Ubuntu) from its packages, by the host's debootstrap in the builder's namespaces.
 
-debootstrap prepares its target with device nodes, which no user can make. The core mounts a minimal /dev there beforehand
-and debootstrap is told that it is in a container, where it takes what is there.
+debootstrap prepares its target with device nodes, which no user can make. The core mounts a minimal /dev there
+beforehand and debootstrap is told that it is in a container, where it takes what is there. Where only mmdebstrap is
+installed, that does the work; it mounts devices itself, which a root of a single id cannot.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import dataclass
 
 from soliton.build import plans
 from soliton.build.bootstrap.base import Base, Request
 from soliton.errors import BuildError
 from soliton.images import architecture
-from soliton.launch.plan import Dev, DirectoryRoot, DirectSurface
+from soliton.launch.plan import Dev, DirectoryRoot, DirectSurface, Mount
 
 #: OCI name → Debian's.
 _DEBIAN = {
@@ -36,32 +38,73 @@ _SUITE = re.compile(r"[a-z][a-z0-9.-]*", re.IGNORECASE)
 def bootstrap(request: Request) -> Base:
     search = request.environment.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     program = shutil.which("debootstrap", path=search)
-    if program is None:
+    second = shutil.which("mmdebstrap", path=search)
+    if program is None and (second is None or request.scene.single_id):
         raise BuildError(
             "`debootstrap` is not on this machine",
             why=f"{request.name}:{request.header.line} says `Bootstrap: debootstrap`",
             remedy="have the Debian package debootstrap installed, or start from `docker://debian`",
         )
+    wanted = read_header(request)
     root = request.workspace.folder(request.folder, "base", mode=0o755)
-    for folder in ("dev", "proc", "sys"):
-        os.mkdir(f"{root}/{folder}", 0o755)
-    host = architecture.host_architecture()
-    argv = command(request, program, _DEBIAN.get(host, host), root)
-    request.execute(
-        plans.on_host(
-            request.scene_of(DirectoryRoot(root), DirectSurface()),
-            argv,
-            root,
-            request.cwd,
-            mounts=(Dev(minimal=True, origin="debootstrap"),),
-            more={"container": "lxc", "PATH": search, "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"},
-        )
+    variables = {"PATH": search, "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
+    mounts: tuple[Mount, ...] = ()
+    if program is not None:
+        argv = debootstrap(program, wanted, root)
+        variables["container"] = "lxc"
+        mounts = (Dev(minimal=True, origin="debootstrap"),)
+        for folder in ("dev", "proc", "sys"):
+            os.mkdir(f"{root}/{folder}", 0o755)
+    else:
+        assert second is not None
+        argv = mmdebstrap(second, wanted, root)
+        variables["TMPDIR"] = request.workspace.folder(request.folder, "mmdebstrap", mode=0o755)
+    scene = request.scene_of(DirectoryRoot(root), DirectSurface())
+    request.execute(plans.on_host(scene, argv, root, request.cwd, mounts=mounts, more=variables))
+    return Base(DirectoryRoot(root), is_image=False, architecture=architecture.host_architecture())
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the header asks for, checked. machine: as Debian calls it. mirror: empty is the program's own choice."""
+
+    suite: str
+    packages: tuple[str, ...]
+    mirror: str
+    machine: str
+
+
+def debootstrap(program: str, wanted: Wanted, target: str) -> tuple[str, ...]:
+    """argv of debootstrap."""
+    return (
+        program,
+        "--variant=minbase",
+        f"--include={','.join(wanted.packages)}",
+        f"--arch={wanted.machine}",
+        wanted.suite,
+        target,
+        *((wanted.mirror,) if wanted.mirror else ()),
     )
-    return Base(DirectoryRoot(root), is_image=False, architecture=host)
 
 
-def command(request: Request, program: str, machine: str, target: str) -> tuple[str, ...]:
-    """argv of debootstrap for the header. Raises BuildError for names that are none."""
+def mmdebstrap(program: str, wanted: Wanted, target: str) -> tuple[str, ...]:
+    """argv of mmdebstrap, where the other is missing. It mounts devices itself, for which it needs more than one id."""
+    return (
+        program,
+        "--mode=root",
+        "--variant=minbase",
+        "--format=directory",
+        "--skip=check/empty,check/qemu",
+        f"--include={','.join(wanted.packages)}",
+        f"--architectures={wanted.machine}",
+        wanted.suite,
+        target,
+        *((wanted.mirror,) if wanted.mirror else ()),
+    )
+
+
+def read_header(request: Request) -> Wanted:
+    """The header's values. Raises BuildError for names that are none."""
     header = request.header
     suite = header.get("osversion")
     if not _SUITE.fullmatch(suite):
@@ -82,12 +125,5 @@ def command(request: Request, program: str, machine: str, target: str) -> tuple[
             f"{request.name}:{header.line_of('mirrorurl')}: `{mirror[:60]}` is not the address of a mirror",
             why="expected http://…, https://… or a directory",
         )
-    return (
-        program,
-        "--variant=minbase",
-        f"--include={','.join(filter(None, ('apt', packages)))}",
-        f"--arch={machine}",
-        suite,
-        target,
-        *((mirror,) if mirror else ()),
-    )
+    host = architecture.host_architecture()
+    return Wanted(suite, ("apt", *filter(None, packages.split(","))), mirror, _DEBIAN.get(host, host))
