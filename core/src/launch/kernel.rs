@@ -96,6 +96,12 @@ pub fn default_action(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
+/// Lets a signal do nothing: what would have raised it fails instead.
+pub fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN is no handler of this program's.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Blocks every signal that can be blocked, or none.
 pub fn block_signals(all: bool) {
     let mut set = std::mem::MaybeUninit::uninit();

@@ -44,6 +44,8 @@ pub fn run(fd: i32) -> i32 {
     };
     // Whoever listens is gone: nobody will give the image its name.
     kernel::default_action(libc::SIGPIPE);
+    // Beyond `ulimit -f` the write fails, and the failure is told.
+    kernel::ignore(libc::SIGXFSZ);
     end_with_parent();
     allow_many_files();
     let events = Arc::new(Events::new(request.events));
