@@ -152,6 +152,24 @@ fn what_is_excluded_is_not_even_read() {
 }
 
 #[test]
+fn an_archive_may_end_with_its_last_files_last_byte_and_not_before() {
+    let work = TempDir::new().unwrap();
+    let whole = Tar::default().file("a", b"first").file("b", &[b'x'; 700]).end();
+    let body_ends = 512 + 512 + 512 + 700;
+    let made = |length: usize| {
+        let layer = tar_layer(work.path(), "layer", &whole[..length]);
+        squash(&work.path().join("image"), json!([layer]), json!({}))
+    };
+    let expected = std::fs::read(made(whole.len()).ok()).unwrap();
+    for length in [body_ends, body_ends + 1, 2560, 2561, 3072, 3500] {
+        assert!(std::fs::read(made(length).ok()).unwrap() == expected, "{length}");
+    }
+    for length in [100, 512, 516, 1024 + 100, 1536, body_ends - 1] {
+        assert_eq!(made(length).code(), "corrupt", "{length}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_as_such() {
     let work = TempDir::new().unwrap();
     let layer = Tar::default().file("f", &Dice(1).noise(3_000_000)).end();

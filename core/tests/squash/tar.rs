@@ -22,7 +22,7 @@ impl Default for Member<'_> {
             kind: b'0',
             mode: 0o644,
             owner: (0, 0),
-            mtime: super::core::EPOCH,
+            mtime: 1_700_000_000,
             link: b"",
             device: (0, 0),
             data: b"",

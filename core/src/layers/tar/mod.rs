@@ -122,17 +122,34 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Some writers end the archive with the last byte of the last file.
     fn skip_padding(&mut self, stored: u64) -> Result<()> {
-        self.skip(stored.wrapping_neg() % BLOCK as u64)
+        let mut left = stored.wrapping_neg() % BLOCK as u64;
+        while left > 0 {
+            let step = (self.stream.fill()?.len() as u64).min(left);
+            if step == 0 {
+                break;
+            }
+            self.stream.consume(step as usize);
+            left -= step;
+        }
+        Ok(())
     }
 
-    /// A block, or `None` where the archive simply ends (some writers leave the end marker out).
+    /// A block, or `None` where the archive simply ends (some writers leave the end marker out, or cut it short).
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
-        if self.stream.fill()?.is_empty() {
-            return Ok(None);
-        }
         let mut block = [0; BLOCK];
-        self.read_exact(&mut block)?;
+        let mut filled = 0;
+        while filled < BLOCK {
+            let available = self.stream.fill()?;
+            let count = available.len().min(BLOCK - filled);
+            if count == 0 {
+                return if block[..filled].iter().all(|&b| b == 0) { Ok(None) } else { Err(cut_off()) };
+            }
+            block[filled..filled + count].copy_from_slice(&available[..count]);
+            self.stream.consume(count);
+            filled += count;
+        }
         Ok(Some(block))
     }
 
