@@ -135,6 +135,8 @@ pub fn random(root: &Path, seed: u64, block_size: usize) {
     }
     for path in files.iter().chain(directories.iter().rev()) {
         let mode = dice.pick(&[0o644, 0o755, 0o600, 0o700, 0o4755, 0o2755, 0o1777]);
+        // Whoever made a directory must be able to enter it, privileged or not.
+        let mode = if path.is_dir() { mode | 0o700 } else { mode };
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         let seconds = dice.pick(&[0, 1, 1_000_000_000, 1_700_000_000, i64::from(i32::MAX) + 10]);
         let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
@@ -199,7 +201,8 @@ fn visit(
         below.to_owned(),
         Found {
             kind,
-            mode: stat.mode() & 0o7777,
+            // Whoever cannot give owners cannot give what acts for them either.
+            mode: stat.mode() & if owners { 0o7777 } else { 0o777 },
             owner: if owners { (stat.uid(), stat.gid()) } else { (0, 0) },
             // Not every program can set a link's time.
             mtime: if kind == 'l' { 0 } else { stat.mtime() },
