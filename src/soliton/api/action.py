@@ -96,7 +96,8 @@ def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoo
     """The plan for a request. root: stands for the image's own, unpacked before."""
     require_runnable(image.architecture, request.image)
     host = hosts.look()
-    subordinate = hosts.subordinate_ids(host.uid, host.name) if request.fakeroot else None
+    mapped = request.fakeroot and not request.ignore_subordinate_ids
+    subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
     return compile_plan(
         request,
         root or image.require_root(),

@@ -78,7 +78,9 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         unsquash=flag("unsquash"),
         no_umask=flag("no-umask"),
         no_privs=flag("no-privs"),
+        add_caps=words("add-caps"),
         drop_caps=words("drop-caps"),
+        ignore_subordinate_ids=flag("ignore-subuid"),
         shell=text("shell") if action == "shell" else None,
         tmpdir=text("tmpdir"),
     )

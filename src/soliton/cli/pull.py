@@ -24,9 +24,10 @@ def options_of(invocation: Invocation) -> PullOptions:
 
         user = user or input("User name: ")
         password = password or getpass.getpass("Password: ")
+    architecture, variant = platform(invocation)
     return PullOptions(
-        architecture=invocation.text("arch") if "arch" in given else None,
-        variant=invocation.text("arch-variant") if "arch-variant" in given else None,
+        architecture=architecture,
+        variant=variant,
         plain_http=invocation.flag("no-https"),
         user=user,
         password=password,
@@ -34,6 +35,25 @@ def options_of(invocation: Invocation) -> PullOptions:
         cache=not invocation.flag("disable-cache"),
         quiet=not messages.shows(messages.INFO),
     )
+
+
+def platform(invocation: Invocation) -> tuple[str | None, str | None]:
+    """Architecture and variant: `--arch` and `--arch-variant`, else what `--platform` says in one word."""
+    given = invocation.options
+    architecture = invocation.text("arch") if "arch" in given else None
+    variant = invocation.text("arch-variant") if "arch-variant" in given else None
+    word = invocation.text("platform") if "platform" in given else None
+    if not word:
+        return architecture, variant
+    system, *rest = word.split("/")
+    if system != "linux" or not 1 <= len(rest) <= 2 or not all(rest):
+        raise UsageError(
+            f"`--platform {word}` is no platform that can be run here",
+            remedy="write linux/ARCHITECTURE or linux/ARCHITECTURE/VARIANT, for example linux/arm64",
+        )
+    if architecture not in (None, rest[0]):
+        raise UsageError(f"`--arch {architecture}` and `--platform {word}` contradict each other")
+    return rest[0], rest[1] if len(rest) == 2 else variant
 
 
 def pull(invocation: Invocation) -> int:

@@ -54,10 +54,16 @@ NAMES = tuple(
 )
 
 
-def without(dropped: Sequence[str]) -> tuple[str, ...]:
-    """All capabilities but these; `CAP_` may be left out, `all` drops every one."""
-    names = {name.strip().upper() for name in dropped}
-    full = {name if name.startswith("CAP_") else f"CAP_{name}" for name in names if name and name != "ALL"}
+def named(words: Sequence[str]) -> frozenset[str]:
+    """What the words of `--add-caps` and `--drop-caps` name; `CAP_` may be left out, `all` is every one."""
+    upper = {word.strip().upper() for word in words} - {""}
+    full = {word if word.startswith("CAP_") else f"CAP_{word}" for word in upper - {"ALL"}}
     for name in sorted(full - set(NAMES)):
         raise SolitonError(f"`{name}` is not a capability", remedy="see capabilities(7) for their names")
-    return () if "ALL" in names else tuple(name for name in NAMES if name not in full)
+    return frozenset(NAMES) if "ALL" in upper else frozenset(full)
+
+
+def kept(base: Sequence[str], *, added: Sequence[str], dropped: Sequence[str]) -> tuple[str, ...]:
+    """The base without what is dropped and with what is added, in the kernel's order. Raises SolitonError."""
+    result = set(base) - named(dropped) | named(added)
+    return tuple(name for name in NAMES if name in result)

@@ -122,10 +122,9 @@ def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple
 
 
 def _capabilities(request: ActionRequest, host: Host) -> Literal["none", "all"] | tuple[str, ...]:
-    if request.no_privs or not (request.fakeroot or host.privileged):
-        return "none"
-    if not request.drop_caps:
-        return "all"
-    from soliton.launch.capabilities import without
+    none = request.no_privs or not (request.fakeroot or host.privileged)
+    if not request.add_caps and (none or not request.drop_caps):
+        return "none" if none else "all"
+    from soliton.launch.capabilities import NAMES, kept
 
-    return without(request.drop_caps)
+    return kept(() if none else NAMES, added=request.add_caps, dropped=request.drop_caps)

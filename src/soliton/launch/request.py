@@ -50,7 +50,9 @@ class ActionRequest(NamedTuple):
     unsquash: bool = False
     no_umask: bool = False
     no_privs: bool = False
+    add_caps: tuple[str, ...] = ()
     drop_caps: tuple[str, ...] = ()
+    ignore_subordinate_ids: bool = False
     shell: str | None = None
     tmpdir: str | None = None
 

@@ -215,9 +215,19 @@ _IDENTITY = (
     Option(
         "userns", "u", keys=("USERNS", "UNSHARE_USERNS"), group=IDENTITY, help="a user namespace (always so)"
     ),
-    Option("keep-privs", keys=("KEEP_PRIVS",), group=IDENTITY, help="root keeps every capability"),
+    Option(
+        "keep-privs", keys=("KEEP_PRIVS",), group=IDENTITY, help="root keeps every capability (always so)"
+    ),
     Option("no-privs", keys=("NO_PRIVS",), group=IDENTITY, help="root gives up every capability"),
-    Option("add-caps", None, LIST, "CAP", keys=("ADD_CAPS",), group=IDENTITY, help="capabilities to keep"),
+    Option(
+        "add-caps",
+        None,
+        LIST,
+        "CAP",
+        keys=("ADD_CAPS",),
+        group=IDENTITY,
+        help="capabilities to keep; over --drop-caps and --no-privs",
+    ),
     Option(
         "drop-caps", None, LIST, "CAP", keys=("DROP_CAPS",), group=IDENTITY, help="capabilities to give up"
     ),

@@ -61,7 +61,12 @@ PULL = (
         group=RESULT,
         help="the same bytes from the same input (always so)",
     ),
-    Option("no-cleanup", keys=("NO_CLEANUP",), group=RESULT, help="keep what a failed pull has made"),
+    Option(
+        "no-cleanup",
+        keys=("NO_CLEANUP",),
+        group=RESULT,
+        help="keep what a failed pull has fetched (always so; the next one goes on from there)",
+    ),
     AUTHFILE,
     DISABLE_CACHE,
     NO_HTTPS,
