@@ -2,23 +2,23 @@
 
 The core is the program `soliton` itself, called under the name `soliton-core` with a verb and the number of a
 file descriptor from which it reads one JSON request. Verbs and their requests are listed in
-`docs/architecture.md`. Nothing else in the package starts the core.
+`docs/architecture.md`. Nothing else in the package starts the core. On the start path of `exec`: what only conversations
+with the core need is imported there.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import IO, Any, NoReturn
 
 from soliton.errors import SolitonError
+from soliton.record import names_of, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import IO, Any, NoReturn
 
 #: Set by the core when it hands over to Python, so that Python finds the very same program again.
 CORE_VARIABLE = "_SOLITON_CORE"
@@ -38,13 +38,10 @@ def program() -> str:
     handed = os.environ.get(CORE_VARIABLE)
     if handed and os.access(handed, os.X_OK):
         return handed
-    beside = Path(sys.executable).parent / "soliton"
-    if os.access(beside, os.X_OK):
-        return str(beside)
-    for directory in os.get_exec_path():
-        candidate = Path(directory) / "soliton"
+    for directory in (os.path.dirname(sys.executable), *os.get_exec_path()):
+        candidate = os.path.join(directory, "soliton")
         if os.access(candidate, os.X_OK):
-            return str(candidate)
+            return candidate
     raise SolitonError(
         "the native program `soliton` was not found",
         why=f"it is neither beside {sys.executable} nor on PATH",
@@ -53,40 +50,64 @@ def program() -> str:
 
 
 def encode(value: Any) -> Any:
-    """Plain data for JSON: dataclasses become objects, tuples lists, paths strings. Text keeps undecodable
+    """Plain data for JSON: records and dataclasses become objects, tuples lists, paths strings. Text keeps undecodable
     bytes of file names as lone surrogates, which the wire form escapes and the core understands."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): encode(v) for k, v in value.items()}
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    names = names_of(value)
+    if names is not None:
+        return {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [encode(v) for v in value]
+        return [encode(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if hasattr(value, "items"):
+        return {str(key): encode(item) for key, item in value.items()}
     return value
 
 
-@contextlib.contextmanager
-def _request(value: Any) -> Iterator[int]:
-    """The request in an anonymous file that a child inherits, positioned at its start."""
-    fd = os.memfd_create("soliton-request", 0)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as out:
-            out.write(json.dumps(encode(value), ensure_ascii=True).encode("ascii"))
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
+def to_json(value: Any) -> str:
+    """Plain data as ASCII. The package `json` would bring regular expressions, which take as long to import as everything here."""
+    from _json import encode_basestring_ascii as quoted
+
+    def written(part: Any) -> str:
+        if isinstance(part, str):
+            return quoted(part)
+        if part is None:
+            return "null"
+        if isinstance(part, bool):
+            return "true" if part else "false"
+        if isinstance(part, int):
+            return str(int(part))
+        if isinstance(part, dict):
+            return "{" + ",".join(f"{quoted(key)}:{written(item)}" for key, item in part.items()) + "}"
+        if isinstance(part, list):
+            return "[" + ",".join(map(written, part)) + "]"
+        from json import dumps
+
+        return dumps(part, allow_nan=False)
+
+    return written(value)
+
+
+def _request(value: Any) -> int:
+    """A descriptor of an anonymous file that holds the request, positioned at its start. Not inherited yet."""
+    rest = memoryview(to_json(encode(value)).encode("ascii"))
+    fd = os.memfd_create("soliton-request")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def become(verb: str, request: Any) -> NoReturn:
     """Replaces this process by the core: used to start a container."""
     core = program()
-    with _request(request) as fd:
-        os.set_inheritable(fd, True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execv(core, ["soliton-core", verb, str(fd)])
+    fd = _request(request)
+    os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(core, ["soliton-core", verb, str(fd)])
 
 
 def start(
@@ -101,7 +122,10 @@ def start(
     process_group: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts the core as a child process."""
-    with _request(request) as fd:
+    import subprocess
+
+    fd = _request(request)
+    try:
         return subprocess.Popen(
             ["soliton-core", verb, str(fd)],
             executable=program(),
@@ -114,6 +138,8 @@ def start(
             # A file that meets the limit on file sizes is an error of write(2) and not the core's death.
             restore_signals=False,
         )
+    finally:
+        os.close(fd)
 
 
 def converse(
@@ -131,6 +157,9 @@ def converse(
     Every earlier record goes to `on_event`. Raises CoreError for `{"event": "error", …}` and when the core ends
     without a last word. An exception here (Ctrl-C too) ends the core before it is passed on.
     """
+    import json
+    import subprocess
+
     read_end, write_end = os.pipe()
     try:
         child = start(
@@ -164,7 +193,7 @@ def converse(
     return done
 
 
-@dataclass(frozen=True)
+@record
 class FileInImage:
     """One answer of `read_files`: `kind` is file, directory, symlink, other or missing; `data` for files."""
 
@@ -182,15 +211,17 @@ def read_files(root: Any, paths: Sequence[str], *, limit: int = 1 << 20) -> dict
     root: an ImageRoot or DirectoryRoot. paths: absolute inside the root, links resolved inside it; a trailing
     `/*` lists a directory's files and reads each. At most `limit` bytes of each file.
     """
+    from base64 import b64decode
+
     answer = converse("read", {"root": encode(root), "paths": list(paths), "limit": limit})
     found: dict[str, FileInImage] = {}
-    for record in answer["files"]:
-        found[record["path"]] = FileInImage(
-            path=record["path"],
-            kind=record["kind"],
-            mode=record.get("mode", 0),
-            size=record.get("size", 0),
-            data=base64.b64decode(record.get("data", "")),
-            truncated=record.get("truncated", False),
+    for entry in answer["files"]:
+        found[entry["path"]] = FileInImage(
+            path=entry["path"],
+            kind=entry["kind"],
+            mode=entry.get("mode", 0),
+            size=entry.get("size", 0),
+            data=b64decode(entry.get("data", "")),
+            truncated=entry.get("truncated", False),
         )
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from soliton import core
 from soliton.errors import SolitonError
@@ -16,8 +15,10 @@ from soliton.site import host as hosts
 from soliton.site import paths
 from soliton.site.config import DEFAULTS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from soliton.api.pull import PullOptions
     from soliton.images.detect import Image

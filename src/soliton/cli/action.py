@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from soliton.errors import NotSupported, SolitonError
-from soliton.launch.request import Action, ActionRequest
+from soliton.launch.request import ActionRequest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
+    from soliton.launch.request import Action
 
 
 def exec_(invocation: Invocation) -> int:

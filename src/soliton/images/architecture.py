@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
 
 from soliton.errors import ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
 
 #: Two-digit codes of the SIF header and of partition descriptors.
 SIF_CODES = {

@@ -11,15 +11,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Literal, NamedTuple
 
 from soliton.errors import ImageError, NotSupported
 from soliton.images import sif as _sif
 from soliton.images.sif import Descriptor, Sif
 from soliton.images.squashfs import SUPERBLOCK_SIZE, check_superblock
 from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.record import record
 
-Kind = Literal["sif", "squashfs", "ext3", "sandbox", "oci-layout", "oci-archive", "docker-archive"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal["sif", "squashfs", "ext3", "sandbox", "oci-layout", "oci-archive", "docker-archive"]
 
 #: Enough for the header and the table of any SIF made today, in one read.
 HEAD_SIZE = 32768
@@ -28,7 +32,8 @@ SNIFFED = 2048
 _LAUNCH_WORD = b" run-singularity"
 
 
-class Image(NamedTuple):
+@record
+class Image:
     """A recognised image.
 
     path: absolute. root: what a container can be started from; None where that takes another step first, and then

@@ -23,17 +23,16 @@ Integers are little-endian, structures packed. The numbers on the left are what 
 take them from the header. All of a file is hostile until `parse` has returned: then every object lies inside
 the file and apart from header and table, so later readers need no bounds checks of their own. Checking costs the
 same for any size of image. Nothing here writes (`sif_write`, `sif_edit`) or prints.
-Records are named tuples, since this module is on the start path of `exec` and a dataclass takes five times as long to make.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
 
 from soliton.errors import ImageError
 from soliton.images import architecture
+from soliton.record import record
 
 HEADER = struct.Struct("<32s10s3s3s16sqqqqqqqq")
 DESCRIPTOR = struct.Struct("<iBIIIqqqqqqq128s384s")
@@ -72,7 +71,8 @@ FS_SQUASHFS, FS_EXT3, FS_ARCHIVE, FS_RAW, FS_LUKS_SQUASHFS, FS_GOCRYPTFS = range
 PART_SYSTEM, PART_PRIMARY, PART_DATA, PART_OVERLAY = range(1, 5)
 
 
-class Header(NamedTuple):
+@record
+class Header:
     """launch: the line for the kernel's `#!`, without padding. architecture: two digits, see `images.architecture`.
     id: raw UUID. Times in seconds since 1970. free, total: descriptors. Offsets and sizes in bytes.
     """
@@ -95,7 +95,8 @@ class Header(NamedTuple):
         return self.id == NO_ID and self.created == self.modified == NO_TIME
 
 
-class Partition(NamedTuple):
+@record
+class Partition:
     """The extra field of a PARTITION. code: architecture, two digits; it and not the header's is authoritative."""
 
     fs: int
@@ -106,7 +107,8 @@ class Partition(NamedTuple):
         return struct.pack("<ii3s", self.fs, self.role, self.code.encode("ascii"))
 
 
-class Signature(NamedTuple):
+@record
+class Signature:
     """The extra field of a SIGNATURE. hash: 1 SHA-256, 2 SHA-384, 3 SHA-512, 4 BLAKE2s, 5 BLAKE2b.
     fingerprint: of the signer's key, empty where the signature itself names the key.
     """
@@ -115,7 +117,8 @@ class Signature(NamedTuple):
     fingerprint: bytes
 
 
-class Descriptor(NamedTuple):
+@record
+class Descriptor:
     """One data object. slot: position in the table, from 0. group: 0 for none. link: 0 for none, else the id of
     an object, or of a group if `links_group`. offset: from the start of the file, size: bytes of the object.
     """
@@ -177,7 +180,8 @@ class Descriptor(NamedTuple):
         return self.extra.rstrip(b"\0").decode("ascii", "replace")
 
 
-class Sif(NamedTuple):
+@record
+class Sif:
     """A file whose structure has been checked. length: of the file, in bytes. oddities: what a reader may
     overlook but a person may want to know.
     """

@@ -20,6 +20,7 @@ from soliton.errors import ImageError, SolitonError
 from soliton.images import architecture, sif, target
 from soliton.images.sif import Descriptor, Header, Sif
 from soliton.images.sif_write import NewObject, align, pack_descriptor, write_all
+from soliton.record import replace
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
             raise
         packed = pack_descriptor(item, slot, offset, size, offset - end, stamp)
         objects = sorted((*image.objects, _unpack(packed, slot)), key=lambda other: other.slot)
-        changed = header._replace(
+        changed = replace(
+            header,
             free=header.free - 1,
             modified=stamp,
             data_size=offset + size - header.data_offset,
@@ -108,7 +110,8 @@ def delete(path: str, id: int) -> None:
 
     def without(image: Sif, item: Descriptor) -> _Edit:
         primary = item == image.primary
-        header = image.header._replace(
+        header = replace(
+            image.header,
             free=image.header.free + 1,
             modified=_now(image.header),
             architecture=architecture.UNKNOWN_CODE if primary else image.header.architecture,
@@ -133,7 +136,7 @@ def set_primary(path: str, id: int) -> None:
             _with_role(other, roles[other.id], stamp) if other.id in roles else other
             for other in image.objects
         )
-        return _Edit(image.header._replace(modified=stamp, architecture=partition.code), objects)
+        return _Edit(replace(image.header, modified=stamp, architecture=partition.code), objects)
 
     _change(path, id, promoted)
 
@@ -228,8 +231,8 @@ def _partition(item: NewObject) -> sif.Partition | None:
 def _with_role(item: Descriptor, role: int, stamp: int) -> Descriptor:
     partition = item.partition
     assert partition is not None
-    extra = partition._replace(role=role).pack().ljust(384, b"\0")
-    return item._replace(extra=extra, modified=stamp)
+    extra = replace(partition, role=role).pack().ljust(384, b"\0")
+    return replace(item, extra=extra, modified=stamp)
 
 
 def _now(header: Header) -> int:

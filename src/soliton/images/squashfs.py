@@ -10,16 +10,17 @@ Little-endian, see squashfs(4.0). Reading what lies behind is the core's work.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from soliton.errors import ImageError
+from soliton.record import record
 
 _LAYOUT = struct.Struct("<IIIIIHHHHHHQQ")
 SUPERBLOCK_SIZE = 96
 COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 
 
-class Superblock(NamedTuple):
+@record
+class Superblock:
     """inodes: files of all kinds, hard links once. time: Unix seconds. bytes_used: length without padding."""
 
     inodes: int

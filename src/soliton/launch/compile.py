@@ -6,8 +6,6 @@ a table.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from soliton.errors import ImageError, LaunchError, SolitonError
 from soliton.launch import identity as identities
 from soliton.launch.environment import compile_environment
@@ -16,16 +14,20 @@ from soliton.launch.plan import (
     DirectoryRoot,
     DirectSurface,
     ImageRoot,
-    Namespace,
     Plan,
     Process,
     ReadOnlySurface,
-    Surface,
     TmpfsSurface,
 )
-from soliton.launch.request import ActionRequest
-from soliton.site.config import Config
-from soliton.site.host import Host, SubordinateIds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from soliton.launch.plan import Namespace, Surface
+    from soliton.launch.request import ActionRequest
+    from soliton.site.config import Config
+    from soliton.site.host import Host, SubordinateIds
 
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from soliton.launch.plan import Environment
-from soliton.launch.request import ActionRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from soliton.launch.request import ActionRequest
 
 #: Prefixes of variables that are set inside without the prefix; the first beats the others.
 INJECTING = ("SOLITONENV_", "APPTAINERENV_", "SINGULARITYENV_")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from soliton.launch.plan import Identity, IdRange
-from soliton.site.host import Host, SubordinateIds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from soliton.site.host import Host, SubordinateIds
 
 
 def as_caller(host: Host) -> Identity:

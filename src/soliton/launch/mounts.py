@@ -10,16 +10,19 @@ from soliton.launch.plan import (
     Bind,
     Dev,
     GroupFile,
-    Mount,
     PasswdFile,
     Proc,
     SynthesizedFile,
     Sys,
     Tmpfs,
 )
-from soliton.launch.request import ActionRequest
-from soliton.site.config import Config
-from soliton.site.host import Host
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from soliton.launch.plan import Mount
+    from soliton.launch.request import ActionRequest
+    from soliton.site.config import Config
+    from soliton.site.host import Host
 
 #: Names that `--no-mount` takes, besides absolute paths.
 NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")

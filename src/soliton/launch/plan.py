@@ -7,11 +7,17 @@ Every variant of a union carries its name in `kind`; the wire form is JSON, see 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from soliton.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    Namespace = Literal["pid", "ipc", "uts", "net", "cgroup"]
 
 
-@dataclass(frozen=True)
+@record
 class IdRange:
     """`count` ids from `inside` on are the ids from `outside` on (user_namespaces(7))."""
 
@@ -20,7 +26,7 @@ class IdRange:
     count: int
 
 
-@dataclass(frozen=True)
+@record
 class Identity:
     """Who the payload is, and how that maps to the caller.
 
@@ -38,7 +44,7 @@ class Identity:
     groups: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class ImageRoot:
     """A squashfs image inside the file `path`, `size` bytes from `offset`.
 
@@ -53,7 +59,7 @@ class ImageRoot:
     kind: Literal["image"] = "image"
 
 
-@dataclass(frozen=True)
+@record
 class DirectoryRoot:
     path: str
     kind: Literal["directory"] = "directory"
@@ -62,7 +68,7 @@ class DirectoryRoot:
 Root = ImageRoot | DirectoryRoot
 
 
-@dataclass(frozen=True)
+@record
 class ReadOnlySurface:
     """Nothing in the root can be written; missing mount points are made all the same.
 
@@ -74,7 +80,7 @@ class ReadOnlySurface:
     kind: Literal["read-only"] = "read-only"
 
 
-@dataclass(frozen=True)
+@record
 class TmpfsSurface:
     """Writes go to memory, `size` bytes at most, and are gone with the container."""
 
@@ -82,7 +88,7 @@ class TmpfsSurface:
     kind: Literal["tmpfs"] = "tmpfs"
 
 
-@dataclass(frozen=True)
+@record
 class UpperSurface:
     """Writes go to the directory `upper`; `work` is an empty directory on the same file system."""
 
@@ -91,7 +97,7 @@ class UpperSurface:
     kind: Literal["upper"] = "upper"
 
 
-@dataclass(frozen=True)
+@record
 class DirectSurface:
     """The root directory itself is written."""
 
@@ -101,7 +107,7 @@ class DirectSurface:
 Surface = ReadOnlySurface | TmpfsSurface | UpperSurface | DirectSurface
 
 
-@dataclass(frozen=True)
+@record
 class Bind:
     """`source` of the host (absolute, resolved there) appears at `target` inside, submounts included.
 
@@ -120,7 +126,7 @@ class Bind:
     kind: Literal["bind"] = "bind"
 
 
-@dataclass(frozen=True)
+@record
 class Tmpfs:
     target: str
     size: int
@@ -129,7 +135,7 @@ class Tmpfs:
     kind: Literal["tmpfs"] = "tmpfs"
 
 
-@dataclass(frozen=True)
+@record
 class Proc:
     """A new procfs where there is a PID namespace, else the host's."""
 
@@ -138,14 +144,14 @@ class Proc:
     kind: Literal["proc"] = "proc"
 
 
-@dataclass(frozen=True)
+@record
 class Sys:
     target: str = "/sys"
     origin: str = ""
     kind: Literal["sys"] = "sys"
 
 
-@dataclass(frozen=True)
+@record
 class Dev:
     """`minimal`: null zero full random urandom tty, fd and std links, shm, a new pts (and mqueue with an IPC
     namespace); else the host's /dev, whole.
@@ -157,7 +163,7 @@ class Dev:
     kind: Literal["dev"] = "dev"
 
 
-@dataclass(frozen=True)
+@record
 class SynthesizedFile:
     """A file with this text, bound over `target`."""
 
@@ -169,7 +175,7 @@ class SynthesizedFile:
     kind: Literal["file"] = "file"
 
 
-@dataclass(frozen=True)
+@record
 class PasswdFile:
     """The image's /etc/passwd with the caller's line: name, gecos and home of an existing uid are replaced
     (only home for uid 0), else the line is appended.
@@ -186,7 +192,7 @@ class PasswdFile:
     kind: Literal["passwd"] = "passwd"
 
 
-@dataclass(frozen=True)
+@record
 class GroupFile:
     """The image's /etc/group, and one line for each of (name, gid) that it lacks, with `member` in it."""
 
@@ -200,7 +206,7 @@ class GroupFile:
 Mount = Bind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFile
 
 
-@dataclass(frozen=True)
+@record
 class Copy:
     """Before the payload starts, `source` is copied to `target` in the root, as `cp -a` (or `cp -rL`) does.
 
@@ -216,7 +222,7 @@ class Copy:
     from_root: ImageRoot | DirectoryRoot | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Environment:
     """How the payload's environment is made: host, then image scripts, then injected.
 
@@ -227,9 +233,9 @@ class Environment:
     scripts: whether /.singularity.d/env/*.sh of the image count.
     """
 
-    host: dict[str, str] = field(default_factory=dict)
-    injected: dict[str, str] = field(default_factory=dict)
-    fixed: dict[str, str] = field(default_factory=dict)
+    host: Mapping[str, str] = {}
+    injected: Mapping[str, str] = {}
+    fixed: Mapping[str, str] = {}
     path: str | None = None
     prepend_path: str | None = None
     append_path: str | None = None
@@ -237,7 +243,7 @@ class Environment:
     scripts: bool = True
 
 
-@dataclass(frozen=True)
+@record
 class Process:
     """action: "exec" runs argv; "run", "test" and "start" run the image's script of that name with argv as its
     arguments; "shell" runs the first of `shells` that exists, with argv.
@@ -265,10 +271,7 @@ class Process:
     keep_fds: tuple[int, ...] = ()
 
 
-Namespace = Literal["pid", "ipc", "uts", "net", "cgroup"]
-
-
-@dataclass(frozen=True)
+@record
 class Plan:
     """Everything the core needs to start one container.
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from soliton.record import record, replace
 
-Action = Literal["exec", "run", "shell", "test"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    Action = Literal["exec", "run", "shell", "test"]
 
 
-class ActionRequest(NamedTuple):
+@record
+class ActionRequest:
     """image: as typed. argv: the command or the arguments. program: the name soliton was called by.
 
     env_files: text of every `--env-file`, in order.
@@ -60,13 +65,18 @@ class ActionRequest(NamedTuple):
         """Options that stand for others, spelled out."""
         request = self
         if request.compat:
-            request = request._replace(
-                containall=True, no_init=True, no_umask=True, no_eval=True, writable_tmpfs=not self.writable
+            request = replace(
+                request,
+                containall=True,
+                no_init=True,
+                no_umask=True,
+                no_eval=True,
+                writable_tmpfs=not self.writable,
             )
         if request.containall:
-            request = request._replace(contain=True, cleanenv=True, pid=True, ipc=True)
+            request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:
-            request = request._replace(pid=False)
+            request = replace(request, pid=False)
         if request.hostname:
-            request = request._replace(uts=True)
+            request = replace(request, uts=True)
         return request

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from soliton.record import record
 
 
-class Config(NamedTuple):
+@record
+class Config:
     """Names as the peers' configuration file has them; sessiondir_max_size in bytes."""
 
     mount_proc: bool = True

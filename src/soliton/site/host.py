@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
+
+from soliton.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
-class SubordinateIds(NamedTuple):
+@record
+class SubordinateIds:
     """The caller's first ranges in /etc/subuid and /etc/subgid: (first id, count)."""
 
     users: tuple[int, int]
@@ -16,7 +21,8 @@ class SubordinateIds(NamedTuple):
     newgidmap: str
 
 
-class Host(NamedTuple):
+@record
+class Host:
     """groups: (name, number) of every group of the caller, the primary one first. cwd: None if it is gone."""
 
     uid: int
@@ -112,14 +118,20 @@ def _in_first_namespace() -> bool:
 
 def subordinate_ids(uid: int, name: str) -> SubordinateIds | None:
     """What the caller may map by `newuidmap`: None without an entry in both tables or without the programs."""
-    from shutil import which
-
-    search = os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/bin:/sbin"
-    newuidmap, newgidmap = which("newuidmap", path=search), which("newgidmap", path=search)
+    newuidmap, newgidmap = _program("newuidmap"), _program("newgidmap")
     users, groups = _range("/etc/subuid", uid, name), _range("/etc/subgid", uid, name)
     if newuidmap is None or newgidmap is None or users is None or groups is None:
         return None
     return SubordinateIds(users, groups, newuidmap, newgidmap)
+
+
+def _program(name: str) -> str | None:
+    """Absolute path of a program, which an ordinary user's PATH may lack."""
+    for folder in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/sbin", "/bin", "/sbin"):
+        path = f"{folder}/{name}"
+        if folder.startswith("/") and os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def _range(table: str, uid: int, name: str) -> tuple[int, int] | None:

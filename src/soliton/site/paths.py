@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: In this order; the first that is set counts.
 PREFIXES = ("SOLITON_", "APPTAINER_", "SINGULARITY_")
