@@ -10,7 +10,7 @@ from soliton.errors import SolitonError
 from soliton.images.architecture import require_runnable
 from soliton.images.detect import open_image
 from soliton.launch.compile import compile as compile_plan
-from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot
 from soliton.site import host as hosts
 from soliton.site import paths
 from soliton.site.config import DEFAULTS
@@ -93,13 +93,30 @@ def reporter() -> tuple[str, ...]:
     return (sys.executable, "-I", "-m", "soliton", "--report-failure")
 
 
+def furnish(plan: Plan, workdir: str) -> None:
+    """Makes what is missing in the directory of `--workdir`, which itself has to exist: `tmp`, `var_tmp`, `home` and `scratch`."""
+    if not os.path.isdir(workdir):
+        raise SolitonError(
+            f"`{workdir}` of `--workdir` is not a directory",
+            remedy="make it first, or leave `--workdir` out: then memory is used",
+        )
+    for mount in plan.mounts:
+        if isinstance(mount, Bind) and mount.origin in ("--workdir", "--scratch"):
+            try:
+                os.makedirs(mount.source, mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise SolitonError(
+                    f"`{mount.source}` cannot be made for `--workdir`", why=error.strerror
+                ) from None
+
+
 def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None) -> Plan:
     """The plan for a request. root: stands for the image's own, unpacked before."""
     require_runnable(image.architecture, request.image)
     host = hosts.look()
     mapped = request.fakeroot and not request.ignore_subordinate_ids
     subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
-    return compile_plan(
+    plan = compile_plan(
         request,
         root or image.require_root(),
         image.path,
@@ -108,6 +125,9 @@ def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoo
         subordinate=subordinate,
         reporter=reporter(),
     )
+    if request.workdir:
+        furnish(plan, request.workdir)
+    return plan
 
 
 def start(request: ActionRequest, fetching: Callable[[], PullOptions] | None = None) -> NoReturn:

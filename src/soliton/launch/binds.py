@@ -91,8 +91,12 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind]:
     """`type=bind,source=…,destination=…[,ro]` in CSV, several separated by newlines."""
     import csv
 
+    try:
+        records = list(csv.reader(line for line in text.split("\n") if line.strip()))
+    except csv.Error as error:
+        raise SolitonError(f"the mount `{text}` cannot be read", why=str(error)) from None
     binds: list[Bind] = []
-    for record in csv.reader(line for line in text.split("\n") if line.strip()):
+    for record in records:
         source = target = kind = None
         read_only = False
         for item in record:

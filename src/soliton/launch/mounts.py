@@ -65,17 +65,20 @@ def compile_mounts(
     if "bind-paths" not in skipped:
         for path in config.bind_path:
             source, _, target = path.partition(":")
-            if source not in skipped and (not contain or source in ("/etc/hosts", "/etc/localtime")):
+            if (target or source) not in skipped and (
+                not contain or source in ("/etc/hosts", "/etc/localtime")
+            ):
                 mounts.append(Bind(source, target or source, optional=True, origin="bind path"))
     if config.mount_proc and "proc" not in skipped:
         mounts.append(Proc(origin="mount proc"))
     if config.mount_sys and "sys" not in skipped:
         mounts.append(Sys(origin="mount sys"))
     mounts += _home(request, config, host, skipped, size)
-    mounts += _tmp(request, config, skipped, size)
+    mounts += _tmp(request, config, host, skipped, size)
     for path in request.scratch:
         if not path.startswith("/"):
             raise SolitonError(f"the scratch directory `{path}` is not an absolute path")
+        path = posixpath.normpath(path)
         if request.workdir:
             name = posixpath.join(_workdir(request, host), "scratch", path.strip("/"))
             mounts.append(Bind(name, path, origin="--scratch"))
@@ -105,14 +108,14 @@ def _home(request: ActionRequest, config: Config, host: Host, skipped: set[str],
     ]
 
 
-def _tmp(request: ActionRequest, config: Config, skipped: set[str], size: int) -> list[Mount]:
+def _tmp(request: ActionRequest, config: Config, host: Host, skipped: set[str], size: int) -> list[Mount]:
     if not config.mount_tmp or "tmp" in skipped:
         return []
     pairs = (("/tmp", "tmp"), ("/var/tmp", "var_tmp"))
     if not request.contain:
         return [Bind(path, path, optional=True, origin="mount tmp") for path, _ in pairs]
     if request.workdir:
-        base = posixpath.normpath(request.workdir)
+        base = _workdir(request, host)
         return [Bind(posixpath.join(base, name), path, origin="--workdir") for path, name in pairs]
     return [Tmpfs(path, size, 0o1777, origin="--contain") for path, _ in pairs]
 

@@ -267,6 +267,7 @@ _WRITING = (
         "PATH[:ro]",
         keys=("OVERLAY", "OVERLAYIMAGE"),
         group=WRITING,
+        supported=False,
         help="a directory or image laid over the root; at most one writable",
     ),
     Option(
