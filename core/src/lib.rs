@@ -3,6 +3,7 @@
 //! It never parses options or configuration; that is Python's part. Each verb reads one JSON
 //! request and does one thing: see `docs/architecture.md`.
 
+pub mod environment;
 pub mod fuse;
 pub mod handover;
 pub mod launch;

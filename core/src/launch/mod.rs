@@ -102,7 +102,7 @@ fn start(plan: &Plan, umask: Mode, inside: Option<Inside>) -> Result<Infallible,
         inside.become_payload(plan.process.init)?;
     }
     process::keep_descriptors(&plan.process.keep_fds)?;
-    let command = process::Command::of(plan);
+    let command = process::Command::of(plan)?;
     rustix::process::umask(plan.process.umask.map_or(umask, Mode::from_raw_mode));
     // Python and this program's runtime ignore these two; everything else is as the caller set it.
     kernel::default_action(libc::SIGPIPE);

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -11,11 +12,13 @@ use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, warn};
 use super::{capabilities, kernel, scripts, seccomp};
+use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
 
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const LARGEST_RUNSCRIPT: u64 = 1 << 20;
 const METADATA: &str = "/.singularity.d";
 
 /// Changes to the first candidate directory that exists.
@@ -112,7 +115,7 @@ pub struct Command {
 }
 
 impl Command {
-    pub fn of(plan: &Plan) -> Command {
+    pub fn of(plan: &Plan) -> Result<Command, Failure> {
         let process = &plan.process;
         let environment = environment(process);
         let path = environment.iter().find(|(key, _)| key.as_bytes() == b"PATH");
@@ -126,8 +129,11 @@ impl Command {
                 Text::new(pair).to_c_string()
             })
             .collect();
-        let words = words(process);
-        Command { argv: words.iter().map(Text::to_c_string).collect(), envp, path }
+        let words = match without_shell(process, &environment) {
+            Some(words) => words?,
+            None => words(process),
+        };
+        Ok(Command { argv: words.iter().map(Text::to_c_string).collect(), envp, path })
     }
 
     /// Executes the payload; returns only if that failed.
@@ -138,6 +144,12 @@ impl Command {
         let text = Text::new(name.as_bytes());
         if name.as_bytes().contains(&b'/') {
             let errno = kernel::execve(name, &self.argv, &self.envp);
+            if errno == Errno::NOENT
+                && let Some(interpreter) = missing_interpreter(&text)
+            {
+                let reason = format!("{text} is a script for {interpreter}, which is not in the image");
+                return Err(Failure::because("exec", reason));
+            }
             return Err(Failure::new("exec", "execve", errno).at(&text));
         }
         let mut refusal = Errno::NOENT;
@@ -175,6 +187,39 @@ fn words(process: &Process) -> Vec<Text> {
         return vec![first, Text::from("--norc")];
     }
     std::iter::once(first).chain(process.argv.iter().cloned()).collect()
+}
+
+/// What the runscript of an OCI image executes, if there is no shell to run it.
+fn without_shell(process: &Process, environment: &[(Text, Text)]) -> Option<Result<Vec<Text>, Failure>> {
+    if process.action != Action::Run || process.app.is_some() || scripts::has_shell() {
+        return None;
+    }
+    let script = first_bytes(&format!("{METADATA}/runscript"), LARGEST_RUNSCRIPT)?;
+    let no_eval =
+        |name: &str| environment.iter().any(|(key, value)| *key == Text::from(name) && !value.is_empty());
+    let evaluate = !no_eval("SINGULARITY_NO_EVAL") && !no_eval("APPTAINER_NO_EVAL");
+    let words = entry::words(&script, &process.argv, environment, evaluate)?;
+    Some(words.map_err(|reason| {
+        let what = reason.what;
+        Failure::because("exec", format!("the image has no {} to evaluate the arguments with ({what}): `--no-eval` passes them as they are", scripts::SHELL))
+    }))
+}
+
+/// The interpreter that a script names, where that is what could not be found.
+fn missing_interpreter(script: &Text) -> Option<Text> {
+    let text = first_bytes(&script.to_string(), 256)?;
+    let line = text.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
+    let interpreter = Text::new(line.split(u8::is_ascii_whitespace).next()?);
+    (!exists(&interpreter)).then_some(interpreter)
+}
+
+fn first_bytes(path: &str, limit: u64) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let mut text = Vec::new();
+    file.metadata().ok()?.is_file().then_some(())?;
+    file.take(limit).read_to_end(&mut text).ok()?;
+    Some(text)
 }
 
 fn exists(path: &Text) -> bool {

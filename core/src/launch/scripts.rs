@@ -1,22 +1,26 @@
-//! The image's environment scripts, `/.singularity.d/env/*.sh`: sourced by the image's own shell, in lexical order,
-//! with the injected variables behind `99-base.sh`. The shell runs with no more rights than the payload.
+//! The image's environment scripts, `/.singularity.d/env/*.sh`, in lexical order, with the injected variables behind
+//! `99-base.sh`: carried out by `environment/`, and by the image's own shell where they need one. That shell runs with no more
+//! rights than the payload. Both ways have the same result.
 //!
-//! The resulting environment is taken from a process that has it, not from text that a shell printed, so that no
-//! quoting can go wrong: the shell replaces itself by one that waits, and its environment is read from /proc.
+//! The shell's is taken from a process that has it, not from text that a shell printed, so that no quoting can go wrong: the
+//! shell replaces itself by one that waits, and its environment is read from /proc.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::failure::warn;
 use super::kernel::{self, Forked};
+use crate::environment::chain::{STANDARD_PATH, Wish, evaluated, export, literal, scripts};
+use crate::environment::{Interpreter, is_name};
 use crate::plan::{Environment, Process};
 use crate::text::Text;
 
-const SHELL: &str = "/bin/sh";
+pub const SHELL: &str = "/bin/sh";
 const FOLDER: &str = "/.singularity.d/env";
 /// Descriptors that the shells use to say "ready" and to wait.
 const READY: RawFd = 8;
@@ -24,60 +28,95 @@ const WAIT: RawFd = 9;
 /// Scripts that take longer are given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LARGEST: u64 = 64 << 20;
-const STANDARD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub type Variables = BTreeMap<Text, Text>;
 
 /// The payload's environment where the image's scripts have a say; `None` where they have none.
 pub fn environment(process: &Process) -> Option<Variables> {
     let wish = &process.environment;
-    let folder = std::fs::read_dir(FOLDER).ok().filter(|_| wish.scripts)?;
-    let has_scripts = folder.flatten().any(|entry| entry.file_name().as_encoded_bytes().ends_with(b".sh"));
-    if !has_scripts {
+    let found = if wish.scripts { scripts(Path::new(FOLDER)) } else { Vec::new() };
+    if found.is_empty() {
         return None;
     }
-    if rustix::fs::access(SHELL, rustix::fs::Access::EXEC_OK).is_err() {
-        warn("the image has no /bin/sh, so its environment scripts were not run");
-        return None;
-    }
+    let app_scripts = match &process.app {
+        Some(app) => scripts(Text::new([b"/scif/apps/", app.as_bytes(), b"/scif/env"].concat()).as_path()),
+        None => Vec::new(),
+    };
     let mut given = wish.host.clone();
     given.extend(wish.fixed.clone());
-    match ask(&script(wish, process.app.as_ref()), &given) {
-        Ok(mut found) => {
-            for (key, value) in &wish.fixed {
-                found.insert(key.clone(), value.clone());
+    // Shells that get none make one up, each another.
+    given.entry("PATH".into()).or_insert_with(|| STANDARD_PATH.into());
+    let chain = Wish { environment: wish, scripts: &found, app_scripts: &app_scripts };
+    if let Ok(interpreter) = chain.carry_out(&given) {
+        return Some(finished(variables(&interpreter), &given, wish));
+    }
+    if has_shell() {
+        return match ask(&script(wish, process.app.as_ref()), &given) {
+            Ok(found) => Some(finished(found, &given, wish)),
+            Err(reason) => {
+                warn(&format!("the image's environment scripts could not be run: {reason}"));
+                None
             }
-            // What shells add of their own.
-            for own in ["_", "OLDPWD", "SHLVL"] {
-                let key = Text::from(own);
-                match wish.host.get(&key) {
-                    Some(value) => found.insert(key, value.clone()),
-                    None => found.remove(&key),
-                };
+        };
+    }
+    match chain.carry_out_what_can_be(&given) {
+        Ok(interpreter) => {
+            for reason in &interpreter.left_out {
+                warn(&format!(
+                    "the image has no {SHELL} to carry this out with, so it was left out: {reason}"
+                ));
             }
-            Some(found)
+            Some(finished(variables(&interpreter), &given, wish))
         }
         Err(reason) => {
-            warn(&format!("the image's environment scripts could not be run: {reason}"));
+            warn(&format!("the image has no {SHELL}, so its environment scripts were not run: {reason}"));
             None
         }
     }
+}
+
+/// Whether the image can run scripts of its own.
+pub fn has_shell() -> bool {
+    rustix::fs::access(SHELL, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+fn variables(interpreter: &Interpreter) -> Variables {
+    interpreter.exported().map(|(key, value)| (Text::new(key), Text::new(value))).collect()
+}
+
+/// What no script has a say in.
+fn finished(mut found: Variables, given: &Variables, wish: &Environment) -> Variables {
+    for (key, value) in &wish.fixed {
+        found.insert(key.clone(), value.clone());
+    }
+    // What shells add of their own.
+    for own in ["_", "OLDPWD", "SHLVL"] {
+        let key = Text::from(own);
+        match wish.host.get(&key) {
+            Some(value) => found.insert(key, value.clone()),
+            None => found.remove(&key),
+        };
+    }
+    // No shell has variables of these names; some drop them on the way.
+    for (key, value) in given.iter().filter(|(key, _)| !is_name(key.as_bytes())) {
+        found.insert(key.clone(), value.clone());
+    }
+    found
 }
 
 /// What the shell is to do, up to and including the waiting.
 fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
     let mut out = Vec::new();
     let mut put = |text: &[u8]| out.extend_from_slice(text);
+    // A prompt is preset by some shells and dropped by others.
+    put(b"unset PS1\n");
     put(b"soliton_inject() {\n:\n");
     for (key, value) in &wish.injected {
         if !is_name(key.as_bytes()) {
             continue;
         }
-        put(b"export ");
-        put(key.as_bytes());
-        put(b"=");
-        put(&if wish.evaluate { evaluated(value.as_bytes()) } else { literal(value.as_bytes()) });
-        put(b"\n");
+        let value = if wish.evaluate { evaluated(value.as_bytes()) } else { literal(value.as_bytes()) };
+        put(&export(key.as_bytes(), &value));
     }
     put(b"}\nfor soliton_script in /.singularity.d/env/*.sh; do\n");
     put(b"[ -f \"$soliton_script\" ] && . \"$soliton_script\"\n");
@@ -110,42 +149,6 @@ fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
     }
     put(b"export PATH\nunset soliton_script soliton_done\nunset -f soliton_inject\n");
     put(format!("exec {SHELL} -c 'echo >&{READY}; read -r soliton_wait <&{WAIT}'\n").as_bytes());
-    out
-}
-
-fn is_name(key: &[u8]) -> bool {
-    !key.is_empty()
-        && !key[0].is_ascii_digit()
-        && key.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
-}
-
-/// Between single quotes, nothing means anything but a single quote.
-fn literal(value: &[u8]) -> Vec<u8> {
-    let mut out = vec![b'\''];
-    for &byte in value {
-        match byte {
-            b'\'' => out.extend_from_slice(b"'\\''"),
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'\'');
-    out
-}
-
-/// Between double quotes, the value's own expansions happen; its quotes stay.
-fn evaluated(value: &[u8]) -> Vec<u8> {
-    let mut out = vec![b'"'];
-    for &byte in value {
-        if byte == b'"' {
-            out.push(b'\\');
-        }
-        out.push(byte);
-    }
-    // A backslash at the end would take the closing quote with it.
-    if value.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1 {
-        out.push(b'\\');
-    }
-    out.push(b'"');
     out
 }
 
@@ -220,17 +223,4 @@ fn wait_and_read(pid: Pid, ready: &OwnedFd) -> Result<Variables, String> {
         }
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoting_leaves_values_whole() {
-        assert_eq!(literal(b"it's"), b"'it'\\''s'");
-        assert_eq!(evaluated(b"say \"$HOME\""), b"\"say \\\"$HOME\\\"\"");
-        assert_eq!(evaluated(b"end\\"), b"\"end\\\\\"");
-        assert!(is_name(b"A_1") && !is_name(b"1A") && !is_name(b"A-B") && !is_name(b""));
-    }
 }

@@ -1,4 +1,5 @@
-//! Hostile bytes for the core's parsers: images for the reader, archives for `squash`, plans for `launch`.
+//! Hostile bytes for the core's parsers: images for the reader, archives for `squash`, plans for `launch`,
+//! environment scripts.
 //!
 //! The ordinary run takes hostile inputs written by hand and some mutations, and takes seconds. The ignored ones mutate
 //! for FUZZ_SECONDS each. A case that fails is named by its number; FUZZ_CASE=NUMBER repeats it alone.
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use images::{Chance, walk};
+use soliton_core::environment::{Interpreter, entry};
 use soliton_core::plan::Plan;
+use soliton_core::text::Text;
 
 /// Mutations of each kind in the ordinary run.
 const FEW: u64 = 1500;
@@ -122,6 +125,68 @@ fn fuzz_plans(timed: bool) {
         }
         serde_json::from_slice::<Plan>(&text).is_ok()
     });
+}
+
+/// Environment scripts, and environments that make them grow.
+fn fuzz_environments(timed: bool) {
+    const SEEDS: [&[u8]; 5] = [
+        b"export PATH=\"${PATH:-\"/usr/bin\"}\"\nif [ -n \"${A:-}\" ] && ! [ -d /x -o a = b ]; then B=${A##*/}; elif true; then unset C; else :; fi\n",
+        b"for i in $A /etc/*.d \"$@\" ~/x; do case $i in a*|[!0-9]) A=$A$A$i; continue;; (*) break;; esac; done\nexport A B=~:~\n",
+        b"A=aaaaaaaaaaaaaaaa; for i in $L; do for j in $L; do A=$A$A; B=${A%%*a*b}${A#\"$A\"}; done; done\n",
+        b"f() { x | y & }\n: `a` $(b \"$(c)\") ${A:=\"${B:+'x'}\"} >/dev/null 2>&1\nreturn 0\n. /dev/null\n. /proc/self/environ\n",
+        b"OCI_ENTRYPOINT='\"/a\" \"b\"'\nOCI_CMD=''\n{ { ! true || false; } && X=\\$; }\\\n\n",
+    ];
+    const PIECES: [&str; 16] = [
+        "${",
+        "}",
+        "\"",
+        "'",
+        "$(",
+        ")",
+        "`",
+        "if ",
+        "case a in ",
+        "for i in ",
+        "do ",
+        "done ",
+        "{ ",
+        "[ ",
+        "\\\n",
+        "${A#",
+    ];
+    let words = "a b* ".repeat(200);
+    run("environment", timed, |chance| {
+        let mut text = SEEDS[chance.below(SEEDS.len())].to_vec();
+        for _ in 0..chance.below(5) {
+            let at = chance.below(text.len() + 1);
+            let end = (at + chance.below(9)).min(text.len());
+            let piece = PIECES[chance.below(PIECES.len())];
+            match chance.below(6) {
+                0 => chance.damage(&mut text),
+                1 => drop(text.drain(at..end)),
+                2 => drop(text.splice(at..at, piece.repeat(chance.below(3000)).bytes())),
+                _ => drop(text.splice(at..at, piece.bytes())),
+            }
+        }
+        let given: [(&[u8], &[u8]); 3] = [(b"PATH", b"/bin"), (b"L", words.as_bytes()), (b"HOME", b"/h")];
+        let arguments = [Text::from("$HOME"), Text::new(text.clone())];
+        let script = [b"#!/bin/sh\n", text.as_slice()].concat();
+        drop(entry::words(&script, &arguments, &[], chance.below(2) == 0));
+        let mut interpreter = Interpreter::new(given).unwrap();
+        interpreter.lenient = chance.below(2) == 0;
+        interpreter.text(&text).is_ok()
+    });
+}
+
+#[test]
+fn damaged_environment_scripts_cost_no_panic_no_time_and_no_memory() {
+    fuzz_environments(false);
+}
+
+#[test]
+#[ignore = "takes FUZZ_SECONDS"]
+fn environment_for_long() {
+    fuzz_environments(true);
 }
 
 #[test]
