@@ -40,7 +40,7 @@ def record(kind: type[T]) -> type[T]:
 
 
 def replace(value: T, **changes: object) -> T:
-    """The same record with other values in some fields."""
+    """The same record or dataclass with other values in some fields."""
     known: dict[str, Any] = value.__dict__
     return type(value)(**{**known, **changes})
 

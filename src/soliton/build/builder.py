@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from soliton import messages
 from soliton.build import assemble, carry_out, layout, plans, stage, tree
@@ -23,6 +23,7 @@ from soliton.build.workspace import Workspace, remove, workspace
 from soliton.images import sif_write
 from soliton.images.target import new_image
 from soliton.launch.plan import Bind, DirectoryRoot, Identity, ImageRoot, ReadOnlySurface, TmpfsSurface
+from soliton.record import replace
 
 __all__ = ["Request", "build"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from soliton import messages
 from soliton.build import carry_out, console, layout, plans, script, sources, tree
@@ -20,6 +19,7 @@ from soliton.errors import BuildError
 from soliton.images import architecture, metadata, root_architecture
 from soliton.images.metadata_layer import Entry
 from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
+from soliton.record import replace
 
 #: What a step needs where all its work is done by the core.
 NOTHING_TO_RUN = ("/bin/sh", "-c", ":")

@@ -9,7 +9,6 @@ import stat
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING
 
 from soliton.cli.sif_text import (
@@ -26,6 +25,7 @@ from soliton.errors import ImageError, SolitonError, UsageError
 from soliton.images import architecture, sif
 from soliton.images.sif import Descriptor, Sif
 from soliton.images.sif_write import NewObject
+from soliton.record import replace
 
 if TYPE_CHECKING:
     from soliton.cli.invocation import Invocation

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from soliton.build.header import Header
 from soliton.build.plans import Scene
 from soliton.build.workspace import Workspace
 from soliton.launch.plan import DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
+from soliton.record import replace
 
 
 @dataclass(frozen=True)
