@@ -83,7 +83,7 @@ def layout(directory: Path) -> Path:
         layers.append(
             {
                 "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-                "digest": f"sha256:{digest}",
+                "digest": f"sha256:{name}",
                 "size": size,
             }
         )
