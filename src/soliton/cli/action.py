@@ -83,6 +83,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         ignore_subordinate_ids=flag("ignore-subuid"),
         shell=text("shell") if action == "shell" else None,
         tmpdir=text("tmpdir"),
+        origins=invocation.origins,
     )
 
 

@@ -34,9 +34,25 @@ _NEVER_BELOW = ("/sys", "/proc", "/dev")
 def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
     """`--bind` and `--mount`, sorted by destination: an outer one is there before what lies in it."""
     cwd = host.cwd or "/"
-    binds = [b for text in request.bind for b in parse_binds(text, cwd=cwd, home=host.home, origin="--bind")]
-    binds += [b for text in request.mount for b in parse_mounts(text, cwd=cwd, origin="--mount")]
+    binds = [
+        b
+        for text, origin in zip(request.bind, _origins(request, "bind"), strict=True)
+        for b in parse_binds(text, cwd=cwd, home=host.home, origin=origin)
+    ]
+    binds += [
+        b
+        for text, origin in zip(request.mount, _origins(request, "mount"), strict=True)
+        for b in parse_mounts(text, cwd=cwd, origin=origin)
+    ]
     return sorted(binds, key=lambda bind: bind.target.split("/"))
+
+
+def _origins(request: ActionRequest, option: str) -> list[str]:
+    """Of each value of a list option: the variable it comes from, else the flag by its long name."""
+    count = len(getattr(request, option))
+    found = request.origins.get(option, ())
+    named = [f"--{option}" if origin.startswith("-") else origin for origin in found]
+    return named if len(named) == count else [f"--{option}"] * count
 
 
 def home_of(request: ActionRequest, host: Host) -> tuple[str, str]:

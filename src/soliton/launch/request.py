@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class ActionRequest:
     """image: as typed. argv: the command or the arguments. program: the name soliton was called by.
 
-    env_files: text of every `--env-file`, in order.
+    env_files: text of every `--env-file`, in order. origins: for each option that was given, by its long name, where each
+    value comes from: a flag as it was written, or a variable.
     """
 
     action: Action
@@ -60,6 +61,7 @@ class ActionRequest:
     ignore_subordinate_ids: bool = False
     shell: str | None = None
     tmpdir: str | None = None
+    origins: Mapping[str, tuple[str, ...]] = {}
 
     def settled(self) -> ActionRequest:
         """Options that stand for others, spelled out."""
