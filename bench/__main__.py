@@ -16,6 +16,8 @@ import pwd
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import cases, fixtures
@@ -31,6 +33,27 @@ def become(user: str) -> None:
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
     os.environ.update(HOME=entry.pw_dir, USER=user)
+
+
+def as_user(work: Callable[[], None]) -> None:
+    """Does this in a process of its own, which is nobody special; ends the run if it fails."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                become(USER)
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(child, 0)[1] != 0:
+        raise SystemExit(1)
 
 
 def main() -> int:
@@ -59,54 +82,26 @@ def main() -> int:
     program = Path(sys.executable).parent / "soliton"
 
     # Prepared by the user, so that root does nothing but the kernel's mount.
-    child = os.fork()
-    if child == 0:
-        if root:
-            become(USER)
-        status = 1
-        try:
-            cases.prepare(directory, program)
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    if os.waitpid(child, 0)[1] != 0:
-        return 1
-
+    as_user(lambda: cases.prepare(directory, program))
     kernel = directory / "kernel"
     mounted = False
     if root:
         kernel.mkdir(exist_ok=True)
         mounted = fixtures.kernel_mount(directory / "scipy.sif", kernel, program)
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        status = 1
-        try:
-            if root:
-                become(USER)
-            rows = cases.run(
-                options.cases or list(cases.ALL),
-                directory,
-                program,
-                options.runs,
-                kernel if mounted else None,
-            )
-            with os.fdopen(write_end, "w") as out:
-                json.dump([row._asdict() for row in rows], out)
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(write_end)
-    with os.fdopen(read_end) as stream:
-        text = stream.read()
-    failed = os.waitpid(child, 0)[1] != 0
-    if mounted:
-        subprocess.run(["umount", str(kernel)], check=True)
-    if failed:
-        return 1
+    measured = directory / "tmp" / "rows.json"
+
+    def measure() -> None:
+        names = options.cases or list(cases.ALL)
+        rows = cases.run(names, directory, program, options.runs, kernel if mounted else None)
+        measured.write_text(json.dumps([row._asdict() for row in rows]))
+
+    try:
+        as_user(measure)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(kernel)], check=True)
+    text = measured.read_text()
+    measured.unlink()
     rows = [Row(**record) for record in json.loads(text)]
     print(render(rows))
     stamp = time.strftime("%Y-%m-%d-%H%M%S")

@@ -55,7 +55,7 @@ def userland(directory: Path) -> Path:
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.filedigest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def layout(directory: Path) -> Path:
@@ -227,6 +227,18 @@ def partition(sif: Path, program: Path) -> tuple[int, int]:
     )
     offset, size = answer.split()
     return int(offset), int(size)
+
+
+def plan_of(program: Path, image: Path) -> str:
+    """The plan of `exec IMAGE true`, as the native program reads it."""
+    return _ask(
+        program,
+        "import sys; from soliton.api.action import prepare; from soliton.core import encode, to_json\n"
+        "from soliton.images.detect import open_image; from soliton.launch.request import ActionRequest\n"
+        "request = ActionRequest('exec', sys.argv[1], ('true',))\n"
+        "print(to_json(encode(prepare(request, open_image(request.image)))))",
+        image,
+    )
 
 
 def kernel_mount(sif: Path, at: Path, program: Path) -> bool:
