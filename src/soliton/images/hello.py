@@ -17,6 +17,15 @@ GREETING = (
     b"That you read this means: user namespaces, image mounts and the file system view all work here.\n"
 )
 
+#: What every container gets lines or contents of the host in.
+_FILES = (
+    ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/hello\n"),
+    ("etc/group", 0o644, b"root:x:0:\n"),
+    ("etc/hosts", 0o644, b""),
+    ("etc/resolv.conf", 0o644, b""),
+    ("etc/localtime", 0o644, b""),
+)
+
 _BASE = 0x400000
 _HEADERS = 64 + 56
 
@@ -98,10 +107,11 @@ def layer(machine: str) -> bytes:
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
         content = program(machine, GREETING)
-        for name in ("bin/hello", ".singularity.d/runscript"):
+        files = (("bin/hello", 0o755, content), (".singularity.d/runscript", 0o755, content), *_FILES)
+        for name, mode, data in files:
             info = tarfile.TarInfo(name)
-            info.mode, info.size = 0o755, len(content)
-            tar.addfile(info, io.BytesIO(content))
+            info.mode, info.size = mode, len(data)
+            tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
@@ -110,7 +120,7 @@ def make(directory: str) -> str:
     from soliton import core
 
     machine = os.uname().machine
-    path = os.path.join(directory, f"hello-1-{machine}.squashfs")
+    path = os.path.join(directory, f"hello-2-{machine}.squashfs")
     if os.path.exists(path):
         return path
     data = layer(machine)
