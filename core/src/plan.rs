@@ -294,6 +294,8 @@ pub struct Copy {
     pub follow: bool,
     #[serde(default)]
     pub from_root: Option<Root>,
+    #[serde(default)]
+    pub time: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

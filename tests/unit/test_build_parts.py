@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soliton.build import console, layout, workspace
+from soliton.build import console, epoch, layout, traces, workspace
 from soliton.build.bootstrap import busybox, oci
 from soliton.build.header import parse_header
 from soliton.build.layout import Found
@@ -155,3 +156,27 @@ def test_any_bytes_are_a_static_program_or_not(data: bytes) -> None:
 def test_references_of_headers(header: str, expected: str) -> None:
     lines = [Line(number, text) for number, text in enumerate(header.split("\n"), 1)]
     assert oci.reference(parse_header(lines, "x"), "/w") == expected
+
+
+def test_a_sandbox_bears_the_time_of_its_label() -> None:
+    def of(date: str) -> int | None:
+        return epoch.of_labels(json.dumps({"org.label-schema.build-date": date}).encode())
+
+    assert of("Tuesday_14_November_2023_22:13:20_UTC") == 1700000000
+    assert of("Tuesday_4_November_2023_2:3:2_CET") == 1699063382
+    for nonsense in ("", "yesterday", "X_31_February_2023_0:0:0_UTC", "X_1_Brumaire_2023_0:0:0_UTC"):
+        assert of(nonsense) is None
+    assert epoch.of_labels(b"") is None
+
+
+def test_a_release_of_debian_has_a_date() -> None:
+    assert epoch.of_release("Origin: Debian\nDate: Sat, 17 May 2025 09:53:08 UTC\nX: y\n") == 1747475588
+    assert epoch.of_release("Origin: Debian\n") is None
+    assert epoch.of_release("Date: the day after tomorrow\n") is None
+
+
+def test_the_guide_lists_what_stays_out_of_images() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guide/building.md").read_text(encoding="utf-8")
+    for pattern in traces.TRACES:
+        name = pattern.removeprefix("/var/log/").removeprefix("/var/cache/")
+        assert f"`{name}`" in guide or f"`/var/log/{name}`" in guide, pattern

@@ -198,16 +198,17 @@ def scene(identity: Identity, **more: object) -> plans.Scene:
 
 
 def test_post_runs_as_root_with_a_clean_environment() -> None:
-    plan = plans.in_container(scene(MANY), ("/bin/sh", "-ex", plans.SCRIPT), "echo\n")
+    plan = plans.in_container(scene(MANY, epoch=9), ("/bin/sh", "-ex", plans.SCRIPT), "echo\n")
     environment = plan.process.environment
-    assert environment.host == {"TERM": "xterm", "http_proxy": "p", "SOURCE_DATE_EPOCH": "1", "LANG": "C"}
+    same = {"SOURCE_DATE_EPOCH": "9", "PYTHONHASHSEED": "0"}
+    assert environment.host == {"TERM": "xterm", "http_proxy": "p", "LANG": "C", **same}
     assert environment.fixed["HOME"] == "/root"
     assert environment.fixed["APPTAINER_ENVIRONMENT"] == "/.singularity.d/env/91-environment.sh"
     assert {f"{p}_LABELS" for p in ("SOLITON", "APPTAINER", "SINGULARITY")} <= set(environment.fixed)
     assert plan.process.cwd == ("/",)
     assert plan.process.umask == 0o022
     assert plan.process.capabilities == "all" and plan.process.no_new_privs
-    assert plan.namespaces == ("pid",)
+    assert (plan.namespaces, plan.hostname) == (("pid", "uts"), "localhost")
     assert SynthesizedFile(plans.SCRIPT, "echo\n", 0o755, origin="%post") in plan.mounts
     assert Proc(origin="build") in plan.mounts and Dev(minimal=True, origin="build") in plan.mounts
 

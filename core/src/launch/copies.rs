@@ -81,6 +81,7 @@ impl Found<'_> {
                 from: self.opened.root_of(copy),
                 to: target,
                 follow: copy.follow,
+                time: copy.time,
                 links: HashMap::new(),
                 ancestors: Vec::new(),
             };
@@ -180,6 +181,8 @@ struct Work<'r> {
     from: BorrowedFd<'r>,
     to: BorrowedFd<'r>,
     follow: bool,
+    /// Of every copy, instead of its source's.
+    time: Option<i64>,
     /// Where a file with several names was copied to first: (device, inode) → path in the target.
     links: HashMap<(u64, u64), Vec<u8>>,
     /// The directories being copied, against links that lead back up.
@@ -240,7 +243,7 @@ impl Work<'_> {
                     .and_then(|link| rustix::fs::symlinkat(link, &parent.fd, name))
                     .map_err(target)?;
                 self.own(parent.fd.as_fd(), name, &place.stat);
-                date(parent.fd.as_fd(), name, &place.stat);
+                self.date(parent.fd.as_fd(), name, &place.stat);
                 Ok(())
             }
             kind @ (FileType::Fifo | FileType::Socket) => {
@@ -248,7 +251,7 @@ impl Work<'_> {
                 let mode = Mode::from_raw_mode(place.stat.st_mode & 0o7777);
                 rustix::fs::mknodat(&parent.fd, name, kind, mode, 0).map_err(target)?;
                 self.own(parent.fd.as_fd(), name, &place.stat);
-                date(parent.fd.as_fd(), name, &place.stat);
+                self.date(parent.fd.as_fd(), name, &place.stat);
                 Ok(())
             }
             _ => {
@@ -274,7 +277,7 @@ impl Work<'_> {
         }
         self.own(to.as_fd(), b"", &place.stat);
         rustix::fs::fchmod(&to, Mode::from_raw_mode(place.stat.st_mode & 0o7777)).map_err(target)?;
-        rustix::fs::futimens(&to, &times(&place.stat)).map_err(target)
+        rustix::fs::futimens(&to, &self.times(&place.stat)).map_err(target)
     }
 
     fn copy_directory(
@@ -317,7 +320,7 @@ impl Work<'_> {
             self.own(directory.fd.as_fd(), b"", &place.stat);
             let own = own_descriptor(directory.fd.as_fd());
             rustix::fs::chmod(own, Mode::from_raw_mode(place.stat.st_mode & 0o7777)).map_err(target)?;
-            date(directory.fd.as_fd(), b"", &place.stat);
+            self.date(directory.fd.as_fd(), b"", &place.stat);
         }
         Ok(())
     }
@@ -352,21 +355,24 @@ impl Work<'_> {
             let _ = rustix::fs::chownat(at, name, Some(uid), Some(gid), of_entry(name));
         }
     }
-}
 
-/// The time of the last change.
-fn date(at: BorrowedFd<'_>, name: &[u8], stat: &Stat) {
-    let _ = rustix::fs::utimensat(at, name, &times(stat), of_entry(name));
+    /// The time of the last change.
+    fn date(&self, at: BorrowedFd<'_>, name: &[u8], stat: &Stat) {
+        let _ = rustix::fs::utimensat(at, name, &self.times(stat), of_entry(name));
+    }
+
+    fn times(&self, stat: &Stat) -> Timestamps {
+        let last = match self.time {
+            Some(time) => Timespec { tv_sec: time, tv_nsec: 0 },
+            None => Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
+        };
+        Timestamps { last_access: last, last_modification: last }
+    }
 }
 
 /// For calls on an entry itself, or on the descriptor where the name is empty.
 fn of_entry(name: &[u8]) -> AtFlags {
     if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW }
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let last = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
-    Timestamps { last_access: last, last_modification: last }
 }
 
 /// Takes away what is not a directory under a name that is about to be made.

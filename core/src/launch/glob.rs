@@ -63,7 +63,7 @@ fn names_in(root: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// Whether a whole name matches a pattern, byte by byte.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     // Where to go on if the last `*` has to take one byte more.
     let mut retry: Option<(usize, usize)> = None;

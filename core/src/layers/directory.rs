@@ -23,13 +23,24 @@ use crate::squashfs::inode::Xattrs;
 
 const CHUNK: usize = 256 * 1024;
 
-/// Reads the tree below `path`, names in order. With `overlay`, the marks of overlayfs are whiteouts. What is below a
-/// path of `exclude` is not looked at; the content of what is not wanted now is passed over.
+/// How a directory is read.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// The marks of overlayfs are whiteouts.
+    pub overlay: bool,
+    /// Paths that are not looked at, with everything below.
+    pub exclude: &'a [Path],
+    /// Patterns of paths of which only removals count: files there are as if they had not been written.
+    pub without: &'a [Path],
+    /// No file is younger, nor says of its source that it is (compiled Python).
+    pub clamp: Option<u32>,
+}
+
+/// Reads the tree below `path`, names in order. The content of what is not wanted now is passed over.
 pub fn read(
     path: &HostPath,
-    overlay: bool,
+    how: Reading<'_>,
     layer: u32,
-    exclude: &[Path],
     wanted: &Wanted<'_>,
     count: &Arc<AtomicU64>,
     sink: &mut dyn Sink,
@@ -38,9 +49,8 @@ pub fn read(
     let root = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| unreadable(errno, path.as_os_str().as_bytes()))?;
     let mut walk = Walk {
-        overlay,
+        how,
         layer,
-        exclude,
         wanted,
         count,
         sink,
@@ -48,6 +58,7 @@ pub fn read(
         links: HashMap::new(),
         sets: HashMap::new(),
         left_out: 0,
+        dropping: false,
         buffer: vec![0; CHUNK],
     };
     let stat = rustix::fs::fstat(&root).map_err(std::io::Error::from)?;
@@ -58,6 +69,11 @@ pub fn read(
         let text =
             format!("{} attributes that images cannot hold (ACLs and the like) were left out", walk.left_out);
         walk.sink.warn(text);
+    }
+    if let Some(latest) = how.clamp {
+        for entry in &mut walk.entries {
+            entry.attributes.mtime = entry.attributes.mtime.min(latest);
+        }
     }
     Ok(walk.entries)
 }
@@ -74,9 +90,8 @@ fn changed() -> Failure {
 }
 
 struct Walk<'a> {
-    overlay: bool,
+    how: Reading<'a>,
     layer: u32,
-    exclude: &'a [Path],
     wanted: &'a Wanted<'a>,
     count: &'a Arc<AtomicU64>,
     sink: &'a mut dyn Sink,
@@ -85,6 +100,8 @@ struct Walk<'a> {
     links: HashMap<(u64, u64), Path>,
     sets: HashMap<Xattrs, Arc<Xattrs>>,
     left_out: usize,
+    /// Inside a directory of which only removals count.
+    dropping: bool,
     buffer: Vec<u8>,
 }
 
@@ -115,7 +132,7 @@ impl Walk<'_> {
                 below.push(b'/');
             }
             below.extend_from_slice(name.to_bytes());
-            if self.exclude.contains(&below) {
+            if self.how.exclude.contains(&below) {
                 continue;
             }
             self.entry(directory, &name, below, depth)?;
@@ -130,11 +147,15 @@ impl Walk<'_> {
         }
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let file_type = FileType::from_raw_mode(stat.st_mode);
-        if self.overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
+        if self.how.overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
             self.entries.push(Entry { path, attributes: Attributes::default(), what: What::Whiteout });
             return Ok(());
         }
-        if file_type != FileType::Directory && stat.st_nlink > 1 {
+        let dropped = self.dropping || self.how.without.iter().any(|pattern| matches_path(pattern, &path));
+        if dropped && file_type != FileType::Directory && file_type != FileType::RegularFile {
+            return Ok(());
+        }
+        if file_type != FileType::Directory && stat.st_nlink > 1 && !dropped {
             if let Some(target) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 let what = What::HardLink { target: target.clone() };
                 self.entries.push(Entry { path, attributes: Attributes::default(), what });
@@ -154,7 +175,14 @@ impl Walk<'_> {
                     self.entries.push(Entry { path: path.clone(), attributes: Attributes::default(), what });
                 }
                 self.entries.push(Entry { path: path.clone(), attributes, what: What::Directory });
-                self.directory(&inner, path, depth + 1)
+                let before = self.entries.len();
+                let outside = std::mem::replace(&mut self.dropping, dropped);
+                self.directory(&inner, path, depth + 1)?;
+                self.dropping = outside;
+                if dropped && self.entries.len() == before && mark != Mark::Opaque {
+                    self.entries.pop();
+                }
+                Ok(())
             }
             FileType::RegularFile => {
                 // Should something else have taken its place, opening that must not wait or do harm.
@@ -167,11 +195,16 @@ impl Walk<'_> {
                 let (attributes, mark) = self.attributes(&file, &stat, &path)?;
                 let what = if mark == Mark::Whiteout && stat.st_size == 0 {
                     What::Whiteout
+                } else if dropped {
+                    return Ok(());
                 } else {
                     let size = stat.st_size as u64;
                     let number = self.entries.len() as u32;
                     let content = if self.wanted.takes(&path, number) {
-                        Content::Written(self.content(file, size).map_err(|failure| failure.at(&path))?)
+                        let compiled = self.compiled_time(directory, name.to_bytes());
+                        Content::Written(
+                            self.content(file, size, compiled).map_err(|failure| failure.at(&path))?,
+                        )
                     } else {
                         Content::Skipped { layer: self.layer, entry: number }
                     };
@@ -209,8 +242,25 @@ impl Walk<'_> {
         }
     }
 
-    /// Passes a file's content on, holes as holes.
-    fn content(&mut self, file: OwnedFd, size: u64) -> Result<u32> {
+    /// For compiled Python whose source lies in this layer and is too young: the source's time as stat has it, and as the
+    /// image will have it. Python takes what it has compiled only if it bears the time of its source.
+    fn compiled_time(&self, directory: &OwnedFd, name: &[u8]) -> Option<(u32, u32)> {
+        let latest = self.how.clamp?;
+        let stem = name.strip_suffix(b".pyc")?;
+        let beside = [stem, b".py"].concat();
+        // `__pycache__/NAME.cpython-311.opt-1.pyc` is of `NAME.py` one directory up.
+        let module = stem.split(|&byte| byte == b'.').next()?;
+        let above = [b"../", module, b".py"].concat();
+        [beside, above].into_iter().find_map(|source| {
+            let stat = statat(directory, source, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            // The lowest 32 bits are what a header holds.
+            let time = stat.st_mtime as u32;
+            (time > latest).then_some((time, latest))
+        })
+    }
+
+    /// Passes a file's content on, holes as holes. compiled: a time in a header of compiled Python, and what it becomes.
+    fn content(&mut self, file: OwnedFd, size: u64, compiled: Option<(u32, u32)>) -> Result<u32> {
         self.sink.begin(size)?;
         let mut file = File::from(file);
         let mut at = 0;
@@ -236,6 +286,9 @@ impl Walk<'_> {
                 if count == 0 {
                     return Err(changed());
                 }
+                if let Some(times) = compiled.filter(|_| at == 0) {
+                    set_compiled_time(&mut self.buffer[..count], times);
+                }
                 self.sink.write(&self.buffer[..count])?;
                 self.count.fetch_add(count as u64, Ordering::Relaxed);
                 at += count as u64;
@@ -251,7 +304,7 @@ impl Walk<'_> {
             if let Some(of_overlay) = name
                 .strip_prefix(b"user.overlay.")
                 .or_else(|| name.strip_prefix(b"trusted.overlay."))
-                .filter(|_| self.overlay)
+                .filter(|_| self.how.overlay)
             {
                 match of_overlay {
                     b"opaque" if get_xattr(file, &name).is_ok_and(|v| v == b"y") => mark = Mark::Opaque,
@@ -283,6 +336,31 @@ impl Walk<'_> {
             attributes.xattrs = Some(Arc::clone(set));
         }
         Ok((attributes, mark))
+    }
+}
+
+/// Whether every component of a path matches the pattern's.
+fn matches_path(pattern: &[u8], path: &[u8]) -> bool {
+    let (mut wanted, mut found) = (pattern.split(|&b| b == b'/'), path.split(|&b| b == b'/'));
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(name)) if crate::launch::glob::matches(pattern, name) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Replaces the source's time in the header of compiled Python (PEP 552: magic, flags, time; before Python 3.7 magic, time).
+fn set_compiled_time(head: &mut [u8], (time, becomes): (u32, u32)) {
+    let [low, high, b'\r', b'\n', ..] = *head else { return };
+    // Before 3.7 the numbers are from 3000, those of Python 2 from 20000.
+    let old = matches!(u16::from_le_bytes([low, high]), 3000..3390 | 20000..);
+    let at = if old { 4 } else { 8 };
+    // With a flag set there is a hash in its place.
+    let by_time = old || head.get(4..8).is_some_and(|flags| flags == [0; 4]);
+    if let Some(field) = head.get_mut(at..at + 4).filter(|field| by_time && **field == time.to_le_bytes()) {
+        field.copy_from_slice(&becomes.to_le_bytes());
     }
 }
 

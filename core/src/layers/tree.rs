@@ -35,6 +35,8 @@ pub struct Tree {
     pub nodes: Vec<Node>,
     /// The layer being applied.
     layer: u32,
+    /// Whether its entries take the owners of what they replace.
+    owners_below: bool,
 }
 
 impl Default for Tree {
@@ -53,13 +55,20 @@ impl Tree {
     pub fn new() -> Tree {
         let attributes = Attributes { mode: 0o755, ..Attributes::default() };
         let root = Node { attributes, what: What::Directory, children: BTreeMap::new(), links: 1 };
-        Tree { nodes: vec![root], layer: 0 }
+        Tree { nodes: vec![root], layer: 0, owners_below: false }
     }
 
     /// Applies one layer over what is there, in its own order. What it removes is what the lower layers had, wherever
     /// in the layer the mark stands; among entries of the same path the last one counts.
     pub fn apply(&mut self, layer: Vec<Entry>) -> Result<()> {
+        self.apply_with(layer, false)
+    }
+
+    /// The same. owners_below: an entry that takes the place of a lower layer's has that one's owner, as whoever made the
+    /// layer could not set any.
+    pub fn apply_with(&mut self, layer: Vec<Entry>, owners_below: bool) -> Result<()> {
         self.layer += 1;
+        self.owners_below = owners_below;
         for entry in layer {
             match entry.what {
                 What::Whiteout => self.remove(&entry.path),
@@ -170,13 +179,22 @@ impl Tree {
         !self.nodes[directory].children.is_empty()
     }
 
-    fn put(&mut self, entry: Entry) -> Result<()> {
+    fn put(&mut self, mut entry: Entry) -> Result<()> {
         if entry.path.is_empty() {
+            if self.owners_below {
+                self.take_owner(&mut entry.attributes, ROOT);
+            }
             self.nodes[ROOT].attributes = entry.attributes;
             return Ok(());
         }
         let Some(place) = self.place(&entry.path, Some(entry.attributes.mtime))? else { return Ok(()) };
         let existing = self.child(place.parent, &place.name);
+        if self.owners_below
+            && let Some(name) = self.nodes[place.parent].children.get(&place.name)
+            && name.layer != self.layer
+        {
+            self.take_owner(&mut entry.attributes, name.id);
+        }
         match (existing, entry.what) {
             (Some(old), What::Directory) if self.is_directory(old) => {
                 self.nodes[old].attributes = entry.attributes;
@@ -203,6 +221,10 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    fn take_owner(&self, attributes: &mut Attributes, of: NodeId) {
+        (attributes.uid, attributes.gid) = (self.nodes[of].attributes.uid, self.nodes[of].attributes.gid);
     }
 
     /// Removes paths with everything below.
@@ -348,6 +370,30 @@ mod tests {
         tree.apply(vec![file(&format!("{deep}f"), 0), link("l", &deep), file("l/x", 1)]).unwrap();
         assert!(tree.apply(vec![file(&format!("l/{deep}f"), 0)]).is_err());
         assert!(tree.apply(vec![file(&format!("{}f", "e/".repeat(1001)), 0)]).is_err());
+    }
+
+    #[test]
+    fn a_layer_without_owners_takes_those_of_what_it_replaces() {
+        let owned = |path: &str, uid: u32, what: What| {
+            let attributes = Attributes { uid, gid: uid + 1, ..Attributes::default() };
+            Entry { path: path.into(), attributes, what }
+        };
+        let content = |number| What::File { size: 1, content: Content::Written(number) };
+        let mut tree = Tree::new();
+        tree.apply(vec![owned("d", 7, What::Directory), owned("d/f", 8, content(0))]).unwrap();
+        let upper = || {
+            vec![owned("d", 0, What::Directory), owned("d/f", 0, content(1)), owned("d/new", 0, content(2))]
+        };
+        tree.apply_with(upper(), true).unwrap();
+        let owner = |tree: &Tree, path: &[&[u8]]| {
+            let id = path.iter().fold(ROOT, |at, name| tree.nodes[at].children[*name].id);
+            (tree.nodes[id].attributes.uid, tree.nodes[id].attributes.gid)
+        };
+        assert_eq!(owner(&tree, &[b"d"]), (7, 8));
+        assert_eq!(owner(&tree, &[b"d", b"f"]), (8, 9));
+        assert_eq!(owner(&tree, &[b"d", b"new"]), (0, 1));
+        tree.apply(upper()).unwrap();
+        assert_eq!(owner(&tree, &[b"d", b"f"]), (0, 1));
     }
 
     #[test]

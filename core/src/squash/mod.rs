@@ -15,8 +15,9 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
-use self::request::{Ids, LayerRecord, Request, Whiteouts};
+use self::request::{Ids, LayerRecord, Owners, Request, Whiteouts};
 use crate::launch::{identity, kernel};
+use crate::layers::directory::Reading;
 use crate::layers::shadow::{Shadow, Wanted};
 use crate::layers::stream::Stream;
 use crate::layers::tree::{NodeId, ROOT, Tree};
@@ -27,7 +28,7 @@ use crate::request::{Events, take_descriptor};
 use crate::squashfs::codec::Settings;
 use crate::squashfs::format::SUPERBLOCK_SIZE;
 use crate::squashfs::reader::Image;
-use crate::squashfs::writer::{DataWriter, Finished, Output, Parts, Pipeline, Stretch, Time, write_tables};
+use crate::squashfs::writer::{DataWriter, Finished, Output, Parts, Pipeline, Stretch, write_tables};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Warnings told one by one; of more only the number.
@@ -75,8 +76,17 @@ fn allow_many_files() {
 
 /// A layer, opened.
 enum Source {
-    Tar { file: File, path: Option<crate::text::Text> },
-    Directory { path: crate::text::Text, overlay: bool },
+    Tar {
+        file: File,
+        path: Option<crate::text::Text>,
+    },
+    Directory {
+        path: crate::text::Text,
+        overlay: bool,
+        clamp: Option<u32>,
+        without: Vec<Path>,
+        owners: Owners,
+    },
     Squashfs(Arc<Image>),
 }
 
@@ -157,7 +167,8 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     // Unless a layer says more of the root.
     tree.nodes[ROOT].attributes.mtime = request.epoch.unwrap_or(0);
     for (index, layer) in layers.into_iter().enumerate() {
-        tree.apply(layer).map_err(|failure| work.of_layer(index, failure))?;
+        let owners_below = matches!(sources[index], Source::Directory { owners: Owners::Below, .. });
+        tree.apply_with(layer, owners_below).map_err(|failure| work.of_layer(index, failure))?;
     }
     tree.exclude(&exclude);
     if request.ids == Ids::Root {
@@ -174,9 +185,8 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     }
     let mut contents = contents.writer.close()?;
     let copied = verbatim::copy(&stored, &mut contents, &output, &written)?;
-    let time = Time { epoch: request.epoch.unwrap_or(0), clamp: request.clamp };
     let parts = Parts { tree: &tree, order: &order, contents: &contents, copied: &copied };
-    let finished = write_tables(&output, &parts, settings, block_size, time)?;
+    let finished = write_tables(&output, &parts, settings, block_size, request.epoch.unwrap_or(0))?;
     progress.stop();
     Ok(finished)
 }
@@ -196,9 +206,13 @@ fn open(record: LayerRecord) -> Result<Source> {
             };
             Source::Tar { file, path }
         }
-        LayerRecord::Directory { path, whiteouts } => {
-            Source::Directory { path, overlay: whiteouts == Whiteouts::Overlay }
-        }
+        LayerRecord::Directory { path, whiteouts, clamp, without, owners } => Source::Directory {
+            path,
+            overlay: whiteouts == Whiteouts::Overlay,
+            clamp,
+            without: without.iter().map(|path| clean_path(path.as_bytes())).collect::<Result<Vec<Path>>>()?,
+            owners,
+        },
         LayerRecord::Squashfs { path, offset, size } => {
             let file = File::open(path.as_path()).map_err(|error| unreadable(&path, error))?;
             let image = Image::open(Arc::new(file), offset, size);
@@ -272,9 +286,9 @@ impl<'s> Work<'s> {
                 let entries = tar::read(&mut stream, layer, &wanted, contents)?;
                 Ok((entries, Some(stream.digest()?)))
             }
-            Source::Directory { path, overlay } => {
-                let path = path.as_path();
-                Ok((directory::read(path, *overlay, layer, self.exclude, &visible, count, contents)?, None))
+            Source::Directory { path, overlay, clamp, without, .. } => {
+                let how = Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp };
+                Ok((directory::read(path.as_path(), how, layer, &visible, count, contents)?, None))
             }
             Source::Squashfs(image) => {
                 let verbatim = self.is_alike(image);
@@ -314,9 +328,9 @@ impl<'s> Work<'s> {
                     }
                     entries
                 }
-                Source::Directory { path, overlay } => {
-                    let (path, count) = (path.as_path(), Arc::default());
-                    directory::read(path, *overlay, layer, self.exclude, &only, &count, contents)?
+                Source::Directory { path, overlay, clamp, without, .. } => {
+                    let how = Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp };
+                    directory::read(path.as_path(), how, layer, &only, &Arc::default(), contents)?
                 }
                 Source::Squashfs(_) => continue,
             };

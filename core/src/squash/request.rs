@@ -20,8 +20,6 @@ pub struct Request {
     #[serde(default)]
     pub epoch: Option<u32>,
     #[serde(default)]
-    pub clamp: bool,
-    #[serde(default)]
     pub threads: usize,
     #[serde(default)]
     pub ids: Ids,
@@ -47,6 +45,16 @@ pub enum Whiteouts {
     Overlay,
 }
 
+/// Whose the files of a directory are.
+#[derive(Deserialize, PartialEq, Eq, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+pub enum Owners {
+    #[default]
+    Own,
+    /// What takes the place of a lower layer's file has that one's owner.
+    Below,
+}
+
 /// Whose the files of the image are.
 #[derive(Deserialize, PartialEq, Eq, Default)]
 #[serde(rename_all = "lowercase")]
@@ -59,9 +67,24 @@ pub enum Ids {
 #[derive(Deserialize)]
 #[serde(try_from = "Fields")]
 pub enum LayerRecord {
-    Tar { fd: Option<i32>, path: Option<Text> },
-    Directory { path: Text, whiteouts: Whiteouts },
-    Squashfs { path: Text, offset: u64, size: u64 },
+    Tar {
+        fd: Option<i32>,
+        path: Option<Text>,
+    },
+    Directory {
+        path: Text,
+        whiteouts: Whiteouts,
+        /// No file of the layer is younger; see `layers::directory::Reading`.
+        clamp: Option<u32>,
+        /// Patterns of paths that are not read.
+        without: Vec<Text>,
+        owners: Owners,
+    },
+    Squashfs {
+        path: Text,
+        offset: u64,
+        size: u64,
+    },
 }
 
 /// A union by hand: the derived one would not hand strings on as bytes.
@@ -76,6 +99,12 @@ struct Fields {
     #[serde(default)]
     whiteouts: Whiteouts,
     #[serde(default)]
+    clamp: Option<u32>,
+    #[serde(default)]
+    without: Vec<Text>,
+    #[serde(default)]
+    owners: Owners,
+    #[serde(default)]
     offset: u64,
     #[serde(default)]
     size: u64,
@@ -88,7 +117,13 @@ impl TryFrom<Fields> for LayerRecord {
         let path = |path: Option<Text>| path.ok_or_else(|| "a layer has no path".to_owned());
         Ok(match fields.kind.as_str() {
             "tar" => LayerRecord::Tar { fd: fields.fd, path: fields.path },
-            "directory" => LayerRecord::Directory { path: path(fields.path)?, whiteouts: fields.whiteouts },
+            "directory" => LayerRecord::Directory {
+                path: path(fields.path)?,
+                whiteouts: fields.whiteouts,
+                clamp: fields.clamp,
+                without: fields.without,
+                owners: fields.owners,
+            },
             "squashfs" => {
                 LayerRecord::Squashfs { path: path(fields.path)?, offset: fields.offset, size: fields.size }
             }

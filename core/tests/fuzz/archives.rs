@@ -13,7 +13,7 @@ use soliton_core::layers::{self, Result, Sink, squashfs};
 use soliton_core::squashfs::codec::Settings;
 use soliton_core::squashfs::format::SUPERBLOCK_SIZE;
 use soliton_core::squashfs::reader::Image;
-use soliton_core::squashfs::writer::{DataWriter, Output, Parts, Pipeline, Time, write_tables};
+use soliton_core::squashfs::writer::{DataWriter, Output, Parts, Pipeline, write_tables};
 
 use super::images::{Chance, noise, text};
 use super::tar::{Member, Tar};
@@ -96,7 +96,7 @@ pub fn squash_with(archives: &[&[u8]], compressor: &str) -> Result<Vec<u8>> {
     let contents = contents.0.close()?;
     let copied = HashMap::new();
     let parts = Parts { tree: &tree, order: &order, contents: &contents, copied: &copied };
-    write_tables(&output, &parts, settings, BLOCK_SIZE, Time { epoch: 0, clamp: false })?;
+    write_tables(&output, &parts, settings, BLOCK_SIZE, 0)?;
     let mut image = vec![0; output.file.metadata()?.len() as usize];
     output.file.read_exact_at(&mut image, 0)?;
     Ok(image)

@@ -112,6 +112,12 @@ pub fn directory_layer(path: &Path) -> Value {
     json!({"kind": "directory", "path": path.to_str().unwrap(), "whiteouts": "none"})
 }
 
+/// A record with more fields.
+pub fn with(mut record: Value, more: Value) -> Value {
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    record
+}
+
 pub fn image_layer(path: &Path) -> Value {
     let size = std::fs::metadata(path).unwrap().len();
     json!({"kind": "squashfs", "path": path.to_str().unwrap(), "offset": 0, "size": size})

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::core::{directory_layer, squash, start, tar_layer};
+use super::core::{directory_layer, squash, start, tar_layer, with};
 use super::tar::{Member, Tar};
 use super::trees::{Dice, random};
 
@@ -87,9 +87,9 @@ fn a_tree_and_its_copy_give_the_same_image() {
         random(path, 99, 131_072);
         // Links and pipes have the time of their making; an image cannot be the same with them.
     }
-    let request = json!({"epoch": 0, "clamp": true});
-    let one = made(work.path(), json!([directory_layer(&first)]), request.clone());
-    let two = made(work.path(), json!([directory_layer(&second)]), request);
+    let layer = |path: &Path| with(directory_layer(path), json!({"clamp": 0}));
+    let one = made(work.path(), json!([layer(&first)]), json!({"epoch": 0}));
+    let two = made(work.path(), json!([layer(&second)]), json!({"epoch": 0}));
     assert!(one == two);
 }
 
@@ -111,9 +111,9 @@ fn holes_and_zeros_give_the_same_image() {
     }
     // A hole in one and bytes in the other are twins all the same.
     std::fs::copy(zeros.join("one"), holes.join("two")).unwrap();
-    let request = json!({"epoch": 0, "clamp": true});
-    let one = made(work.path(), json!([directory_layer(&holes)]), request.clone());
-    assert!(one == made(work.path(), json!([directory_layer(&zeros)]), request));
+    let layer = |path: &Path| with(directory_layer(path), json!({"clamp": 0}));
+    let one = made(work.path(), json!([layer(&holes)]), json!({"epoch": 0}));
+    assert!(one == made(work.path(), json!([layer(&zeros)]), json!({"epoch": 0})));
     assert!(one.len() <= 8192, "zeros are stored: {}", one.len());
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::core::{directory_layer, image_layer, squash, start, tar_layer};
+use super::core::{directory_layer, image_layer, squash, start, tar_layer, with};
 use super::tar::Tar;
 use super::trees::Dice;
 
@@ -149,6 +149,89 @@ fn what_is_excluded_is_not_even_read() {
     let root = unsquashed(&squash(&work.path().join("image"), layers, request).ok(), work.path());
     assert_eq!(std::fs::read_dir(root).unwrap().count(), 1);
     std::fs::set_permissions(tree.join("secret"), PermissionsExt::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn files_that_differ_every_time_are_as_below_but_removals_count() {
+    let work = TempDir::new().unwrap();
+    let upper = work.path().join("upper");
+    for folder in ["log/apt", "cache/deep/er", "kept"] {
+        std::fs::create_dir_all(upper.join(folder)).unwrap();
+    }
+    for name in ["log/apt/history.log", "log/dpkg.log", "log/own.log", "cache/deep/er/x", "kept/x"] {
+        std::fs::write(upper.join(name), "upper").unwrap();
+    }
+    // `rm` of a file of the base, as an overlay without privilege marks it.
+    std::fs::write(upper.join("log/gone.log"), "").unwrap();
+    rustix::fs::setxattr(
+        upper.join("log/gone.log"),
+        c"user.overlay.whiteout",
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    let mut base = Tar::default();
+    base.file("log/dpkg.log", b"base").file("log/gone.log", b"base");
+    let patterns =
+        json!({"whiteouts": "overlay", "without": ["/log/apt/*", "log/*pkg.log", "log/gone.log", "cache/*"]});
+    let layers =
+        json!([tar_layer(work.path(), "base.tar", &base.end()), with(directory_layer(&upper), patterns)]);
+    let image = squash(&work.path().join("image"), layers, json!({})).ok();
+    let root = unsquashed(&image, work.path());
+    assert_eq!(content(&root, "log/dpkg.log"), "base");
+    assert_eq!(content(&root, "log/own.log"), "upper");
+    assert_eq!(content(&root, "kept/x"), "upper");
+    assert!(root.join("log/apt").is_dir() && root.join("cache").is_dir());
+    for name in ["log/apt/history.log", "log/gone.log", "cache/deep"] {
+        assert!(!root.join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn compiled_python_bears_the_time_that_its_source_gets() {
+    let work = TempDir::new().unwrap();
+    let tree = work.path().join("tree");
+    std::fs::create_dir_all(tree.join("__pycache__")).unwrap();
+    let written = |name: &str, data: &[u8], time: i64| {
+        std::fs::write(tree.join(name), data).unwrap();
+        let time = rustix::fs::Timespec { tv_sec: time, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(rustix::fs::CWD, tree.join(name), &times, rustix::fs::AtFlags::empty())
+            .unwrap();
+    };
+    let pyc = |magic: u16, fields: &[u32]| {
+        let mut data = magic.to_le_bytes().to_vec();
+        data.extend(b"\r\n");
+        fields.iter().for_each(|field| data.extend(field.to_le_bytes()));
+        data.extend(b"code");
+        data
+    };
+    for name in ["young.py", "hashed.py", "two.py", "other.py"] {
+        written(name, b"", 2000);
+    }
+    written("old.py", b"", 500);
+    let cases = [
+        ("__pycache__/young.cpython-311.opt-1.pyc", pyc(3495, &[0, 2000, 9]), pyc(3495, &[0, 1000, 9])),
+        ("__pycache__/old.cpython-311.pyc", pyc(3495, &[0, 500, 9]), pyc(3495, &[0, 500, 9])),
+        // By hash, of another time than its source, without a source, of Python 2, too short.
+        ("__pycache__/hashed.cpython-311.pyc", pyc(3495, &[3, 2000, 9]), pyc(3495, &[3, 2000, 9])),
+        ("__pycache__/other.cpython-311.pyc", pyc(3495, &[0, 1999, 9]), pyc(3495, &[0, 1999, 9])),
+        ("__pycache__/none.cpython-311.pyc", pyc(3495, &[0, 2000, 9]), pyc(3495, &[0, 2000, 9])),
+        ("two.pyc", pyc(62211, &[2000, 9]), pyc(62211, &[1000, 9])),
+        ("__pycache__/young.cpython-312.pyc", b"\xa7\r\r\n".to_vec(), b"\xa7\r\r\n".to_vec()),
+    ];
+    for (name, data, _) in &cases {
+        written(name, data, 2000);
+    }
+    let layers = json!([with(directory_layer(&tree), json!({"clamp": 1000}))]);
+    let image = squash(&work.path().join("image"), layers, json!({})).ok();
+    let root = unsquashed(&image, work.path());
+    for (name, _, expected) in &cases {
+        assert_eq!(&std::fs::read(root.join(name)).unwrap(), expected, "{name}");
+    }
+    let time =
+        |name: &str| std::os::unix::fs::MetadataExt::mtime(&std::fs::metadata(root.join(name)).unwrap());
+    assert_eq!((time("young.py"), time("old.py")), (1000, 500));
 }
 
 #[test]

@@ -8,7 +8,6 @@ Here the user's wishes are settled against the machine: who builds, where, from 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,7 +35,8 @@ class BuildOptions:
 
     sandbox: a directory. update: the definition runs over an existing sandbox. sections: as `--section`. build_args:
     for `{{ }}`. warn_unused: of build arguments nothing uses, instead of refusing. packing: in the words of mksquashfs. tmpdir:
-    where the build's temporary files are. keep: they stay. fetching: how base images are had.
+    where the build's temporary files are. keep: they stay. keep_logs: so do logs and caches of package managers, in the
+    image. fetching: how base images are had.
     """
 
     force: bool = False
@@ -53,6 +53,7 @@ class BuildOptions:
     packing: str = ""
     tmpdir: str | None = None
     keep: bool = False
+    keep_logs: bool = False
     ignore_subordinate_ids: bool = False
     fetching: PullOptions | None = None
 
@@ -86,11 +87,10 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
     if origin.kind == "reference" and not options.sandbox:
         _fetch_to(target, origin, options)
         return
-    epoch = _epoch(environment)
     settings = Settings(
         choice=Choice(read_sections(options.sections), options.test, options.update),
-        time=int(time.time()) if epoch is None else epoch,
-        clamp=epoch is not None,
+        epoch=_epoch(environment),
+        keep_logs=options.keep_logs,
         environment=environment,
         cwd=os.getcwd(),
         force=options.force,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soliton import core, messages, progress
-from soliton.build import plans, stage, tree
+from soliton.build import plans, stage, traces, tree
 from soliton.build.compression import COMPRESSORS, Packing
 from soliton.build.definition import Stage
 from soliton.build.job import Job, Layer, StageState
@@ -38,6 +38,7 @@ class Contents:
     ids: str
     objects: tuple[sif_write.NewObject, ...]
     architecture: str
+    epoch: int
 
 
 def contents(job: Job, state: StageState) -> Contents:
@@ -47,12 +48,22 @@ def contents(job: Job, state: StageState) -> Contents:
     after = tree.merged(state.base_tree, state.upper)
     finished = finish(job, state, after)
     below: list[Layer] = [_layer(base.root)]
+    without = () if job.settings.keep_logs else traces.TRACES
     if not base.is_image:
+        below[0].update(clamp=state.epoch, without=[*without, *traces.OF_HOST])
         below.insert(0, _tar(job, state, "skeleton", metadata.skeleton()))
         below.append(_tar(job, state, "scripts", metadata.base()))
     layers = (
         *below,
-        {"kind": "directory", "path": state.upper, "whiteouts": "overlay"},
+        {
+            "kind": "directory",
+            "path": state.upper,
+            "whiteouts": "overlay",
+            "clamp": state.epoch,
+            "without": list(without),
+            # A root of one id cannot give a file to anybody.
+            "owners": "below" if job.single_id else "own",
+        },
         _tar(job, state, "above", finished.above),
     )
     dropped = []
@@ -65,13 +76,14 @@ def contents(job: Job, state: StageState) -> Contents:
         ids="root" if job.single_id and isinstance(base.root, DirectoryRoot) else "keep",
         objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
         architecture=state.architecture,
+        epoch=state.epoch,
     )
 
 
 def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Finished:
     """What the definition says about the finished image, over what is there; notes go to the user."""
     facts = labels.BuildFacts(
-        time=job.settings.time,
+        time=state.epoch,
         architecture=state.architecture,
         header=state.stage.header.keywords if job.update is None or job.settings.force else {},
         has_help=bool(_text(job, state.stage, "help")),
@@ -151,8 +163,7 @@ def _squash(job: Job, parts: Contents, packing: Packing, fd: int, offset: int, s
         "compressor": packing.compressor,
         "level": packing.level,
         "block_size": packing.block_size,
-        "epoch": job.settings.time,
-        "clamp": job.settings.clamp,
+        "epoch": parts.epoch,
         "threads": packing.threads,
         "ids": parts.ids,
         "identity": core.encode(job.identity) if job.unprivileged else None,
@@ -195,7 +206,7 @@ def _layer(root: ImageRoot | DirectoryRoot) -> Layer:
 def _tar(job: Job, state: StageState, name: str, entries: Sequence[metadata_layer.Entry]) -> Layer:
     path = job.workspace.place(state.folder, f"{name}.tar")
     with open(path, "wb") as file:
-        file.write(metadata_layer.layer(entries, time=job.settings.time))
+        file.write(metadata_layer.layer(entries, time=state.epoch))
     return {"kind": "tar", "fd": None, "path": path}
 
 

@@ -20,16 +20,15 @@ from soliton.launch.plan import Bind, Identity, ImageRoot
 class Settings:
     """What the user chose.
 
-    time: Unix seconds that the image tells as its own. clamp: no file is younger than that, for images that are the
-    same every time. writable_test: `%test` may write, into memory. environment: the host's. injected:
+    epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`. writable_test: `%test` may write, into memory. environment: the host's. injected:
     `APPTAINERENV_*`. cwd: what relative names are relative to.
     """
 
     choice: Choice
-    time: int
     environment: Mapping[str, str]
     cwd: str
-    clamp: bool = False
+    epoch: int | None = None
+    keep_logs: bool = False
     force: bool = False
     packing: Packing = field(default_factory=Packing)
     binds: tuple[Bind, ...] = ()
@@ -61,7 +60,7 @@ class Job:
 class StageState:
     """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
 
-    temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
+    epoch: once bootstrapped, the time that files of the stage bear. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
     architecture: OCI name.
     """
 
@@ -72,6 +71,7 @@ class StageState:
     upper: str | None = None
     base: Base | None = None
     base_tree: dict[str, bytes] = field(default_factory=dict)
+    epoch: int = 0
     temporary: frozenset[str] | None = None
     frozen: ImageRoot | None = None
     architecture: str = ""

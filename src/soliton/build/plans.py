@@ -31,13 +31,15 @@ from soliton.launch.plan import (
 
 #: Holds what a step needs inside, and is never part of an image.
 STEP_FOLDER = "/.soliton-build"
+#: What steps in the container take for the machine's name: one that can be resolved.
+HOSTNAME = "localhost"
 SCRIPT = f"{STEP_FOLDER}/post.script"
 APT_CONF = f"{STEP_FOLDER}/apt.conf"
 #: apt hands downloading to another user and checks that this worked, which a root of a single id cannot have.
 APT_AS_ROOT = 'APT::Sandbox::User "root";\n'
 #: Variables of the host that reach a step in the container.
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
-PASSED = ("TERM", "SOURCE_DATE_EPOCH", *_PROXIES, *(name.upper() for name in _PROXIES))
+PASSED = ("TERM", *_PROXIES, *(name.upper() for name in _PROXIES))
 _PREFIXES = ("SOLITON", "APPTAINER", "SINGULARITY")
 
 
@@ -47,6 +49,7 @@ class Scene:
 
     surface: where writes go. environment: the host's, whole. injected: `APPTAINERENV_*`. hosts, resolv_conf: texts of
     the host's files, None where there is none. binds: of the user. reporter: see Plan.
+    epoch: the time that the steps are told, None before there is one.
     """
 
     identity: Identity
@@ -58,6 +61,7 @@ class Scene:
     resolv_conf: str | None = None
     binds: tuple[Bind, ...] = ()
     reporter: tuple[str, ...] = ()
+    epoch: int | None = None
 
     @property
     def mapped(self) -> bool:
@@ -88,7 +92,8 @@ def in_container(scene: Scene, argv: tuple[str, ...], script: str, copies: tuple
         surface=scene.surface,
         mounts=(*_system(scene), *files, *scene.binds),
         process=_process(scene, "exec", argv, variables),
-        namespaces=("pid",),
+        namespaces=("pid", "uts"),
+        hostname=HOSTNAME,
         copies=copies,
         name="%post",
         reporter=scene.reporter,
@@ -124,6 +129,7 @@ def on_host(
         **scene.environment,
         **both("ENVIRONMENT", POST_ENVIRONMENT),
         **both("ROOTFS", mount_at),
+        **_same_everywhere(scene),
         **(more or {}),
     }
     return Plan(
@@ -162,6 +168,11 @@ def _system(scene: Scene) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
+def _same_everywhere(scene: Scene) -> dict[str, str]:
+    """Variables by which programs leave the clock and chance out of what they make."""
+    return {} if scene.epoch is None else {"SOURCE_DATE_EPOCH": str(scene.epoch), "PYTHONHASHSEED": "0"}
+
+
 def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mapping[str, str]) -> Process:
     assert action in ("exec", "test")
     passed = {name: scene.environment[name] for name in PASSED if name in scene.environment}
@@ -169,7 +180,9 @@ def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mappin
         action="test" if action == "test" else "exec",
         argv=argv,
         environment=Environment(
-            host={**passed, "LANG": "C"}, injected=dict(scene.injected), fixed=dict(variables)
+            host={**passed, **_same_everywhere(scene), "LANG": "C"},
+            injected=dict(scene.injected),
+            fixed=dict(variables),
         ),
         cwd=("/",),
         umask=0o022,

@@ -7,10 +7,11 @@ that is a sandbox being updated is the exception: it is written itself.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
 from soliton import messages
-from soliton.build import carry_out, console, layout, plans, script, sources, tree
+from soliton.build import carry_out, console, epoch, layout, plans, script, sources, tree
 from soliton.build.bootstrap import Base, Request, bootstrap
 from soliton.build.definition import Files, Section, Stage
 from soliton.build.job import Job, StageState
@@ -82,6 +83,7 @@ def start_from(job: Job, state: StageState) -> None:
         state.base_tree.pop(metadata.DEFINITION, None)
     if not base.is_image:
         state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
+    state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
     found = layout.look(root, wanted)
@@ -98,6 +100,8 @@ def start_update(job: Job, state: StageState, sandbox: str) -> None:
     state.architecture = _of_programs(root)
     state.scene = _scene(state, root, DirectSurface())
     state.base_tree, _ = tree.read(root)
+    # What exists already is changed now.
+    state.epoch = int(time.time()) if job.settings.epoch is None else job.settings.epoch
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
     put(job, state, layout.plan(wanted, layout.look(root, wanted)))
@@ -108,16 +112,20 @@ def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) 
     assert step.files is not None
     source = next((s for s in stages if step.files.stage and s.stage.name == step.files.stage), None)
     copies = tuple(
-        plan_copies(step.files, source.frozen if source else None, job.settings.cwd, job.definition.name)
+        plan_copies(
+            step.files, source.frozen if source else None, job.settings.cwd, job.definition.name, state.epoch
+        )
     )
     for item in copies:
         messages.verbose(f"copying {item.source} to {item.target}")
     _on_host(job, state, copies=copies)
 
 
-def plan_copies(files: Files, from_root: ImageRoot | None, cwd: str, name: str) -> list[Copy]:
+def plan_copies(
+    files: Files, from_root: ImageRoot | None, cwd: str, name: str, time: int | None = None
+) -> list[Copy]:
     """The copies of a section. Sources on the host are looked for in `cwd`; in another stage they are relative to its
-    root. name: the definition, for messages.
+    root. name: the definition, for messages. time: of the copies of the host's files, which bear the time of a checkout.
     """
     copies = []
     for transfer in files.transfers:
@@ -132,7 +140,7 @@ def plan_copies(files: Files, from_root: ImageRoot | None, cwd: str, name: str) 
         for path in found:
             inside = target if target is not None else path
             inside = f"/scif/apps/{files.app}/{inside.lstrip('/')}" if files.app else _inside(inside)
-            copies.append(Copy(sources.literal(os.path.join(cwd, path)), inside))
+            copies.append(Copy(sources.literal(os.path.join(cwd, path)), inside, time=time))
     return copies
 
 
@@ -208,7 +216,7 @@ def _agent_step(job: Job, state: StageState, plan: Plan) -> None:
 def _scene(
     state: StageState, root: DirectoryRoot | ImageRoot, surface: UpperSurface | DirectSurface
 ) -> plans.Scene:
-    return replace(state.scene, root=root, surface=surface)
+    return replace(state.scene, root=root, surface=surface, epoch=state.epoch)
 
 
 def _with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | ImageRoot:

@@ -40,6 +40,7 @@ def build(invocation: Invocation) -> int:
         binds=binds(invocation),
         tmpdir=invocation.text("tmpdir"),
         keep=invocation.flag("no-cleanup"),
+        keep_logs=invocation.flag("keep-logs"),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
         fetching=options_of(invocation),

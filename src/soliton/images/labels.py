@@ -17,7 +17,7 @@ from soliton.images import metadata_json
 
 SCHEMA = "org.label-schema."
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = (
+MONTHS = (
     "January",
     "February",
     "March",
@@ -61,7 +61,7 @@ def parse(text: str) -> dict[str, str]:
 def build_date(time: int) -> str:
     """`Monday_23_November_2026_9:5:3_UTC`: in UTC, without padding, whatever the locale says."""
     when = datetime.fromtimestamp(time, UTC)
-    day = f"{_DAYS[when.weekday()]}_{when.day}_{_MONTHS[when.month - 1]}_{when.year}"
+    day = f"{_DAYS[when.weekday()]}_{when.day}_{MONTHS[when.month - 1]}_{when.year}"
     return f"{day}_{when.hour}:{when.minute}:{when.second}_UTC"
 
 

@@ -214,12 +214,14 @@ class Copy:
     as such a source is followed, those below it as `follow` says.
     source may hold glob characters. A target that ends in "/" or is a directory receives the source's name; one that
     is empty is the source's own path. A source that ends in "/." is what is in the directory.
+    time: Unix seconds that every copy bears, None: its source's.
     """
 
     source: str
     target: str
     follow: bool = True
     from_root: ImageRoot | DirectoryRoot | None = None
+    time: int | None = None
 
 
 @record

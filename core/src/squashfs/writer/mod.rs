@@ -8,7 +8,7 @@ mod tables;
 
 pub use data::{Contents, DataWriter};
 pub use pipeline::{Output, Pipeline};
-pub use tables::{Finished, Parts, Time, write_tables};
+pub use tables::{Finished, Parts, write_tables};
 
 /// Where the content of one file stands in the image.
 #[derive(Clone, Debug, Default)]

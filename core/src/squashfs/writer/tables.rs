@@ -117,15 +117,6 @@ impl XattrSets {
     }
 }
 
-/// How times are written.
-#[derive(Clone, Copy, Debug)]
-pub struct Time {
-    /// Of the file system itself.
-    pub epoch: u32,
-    /// No file is younger.
-    pub clamp: bool,
-}
-
 /// What was written.
 #[derive(Clone, Copy, Debug)]
 pub struct Finished {
@@ -140,7 +131,7 @@ struct Tables<'a> {
     tree: &'a Tree,
     contents: &'a Contents,
     copied: &'a HashMap<(u32, u64), Stretch>,
-    time: Time,
+    epoch: u32,
     block_size: u32,
     settings: Settings,
     numbers: Vec<u32>,
@@ -170,7 +161,7 @@ pub fn write_tables(
     parts: &Parts<'_>,
     settings: Settings,
     block_size: u32,
-    time: Time,
+    epoch: u32,
 ) -> Result<Finished> {
     let &Parts { tree, order, contents, copied } = parts;
     let count = u32::try_from(order.len()).map_err(|_| Failure::corrupt("the image has too many files"))?;
@@ -182,7 +173,7 @@ pub fn write_tables(
         tree,
         contents,
         copied,
-        time,
+        epoch,
         block_size,
         settings,
         numbers,
@@ -227,11 +218,10 @@ impl Tables<'_> {
 
     fn head(&mut self, record: &mut Vec<u8>, kind: u16, attributes: &Attributes, number: u32) -> Result<()> {
         let (uid, gid) = (self.id(attributes.uid)?, self.id(attributes.gid)?);
-        let mtime = if self.time.clamp { attributes.mtime.min(self.time.epoch) } else { attributes.mtime };
         for value in [kind, attributes.mode, uid, gid] {
             record.put_u16(value);
         }
-        record.put_u32(mtime);
+        record.put_u32(attributes.mtime);
         record.put_u32(number);
         Ok(())
     }
@@ -468,7 +458,7 @@ impl Tables<'_> {
         }
         let superblock = Superblock {
             inodes: self.count,
-            time: self.time.epoch,
+            time: self.epoch,
             block_size: self.block_size,
             fragments: self.contents.fragments.len() as u32,
             compressor: self.settings.compressor as u16,

@@ -60,6 +60,12 @@ OPTIONS = (
         help="the same bytes from the same input (always so)",
     ),
     Option(
+        "keep-logs",
+        keys=("KEEP_LOGS",),
+        group=RESULT,
+        help="keep package managers' logs and caches, which differ in every build",
+    ),
+    Option(
         "mksquashfs-args",
         None,
         TEXT,

@@ -1,0 +1,40 @@
+"""What programs write into every image although no image needs it, and never twice the same: times of day, logs, random ids.
+
+The image has these files as its base has them. What a step removes is removed. `--keep-logs` keeps everything; the
+guide's chapter "Building" repeats this list.
+"""
+
+from __future__ import annotations
+
+#: Patterns of paths; a `*` does not reach beyond a `/`.
+TRACES = (
+    # Logs of package managers.
+    "/var/log/alternatives.log",
+    "/var/log/apt/*",
+    "/var/log/bootstrap.log",
+    "/var/log/dnf*.log",
+    "/var/log/dpkg.log",
+    "/var/log/fontconfig.log",
+    "/var/log/hawkey.log",
+    "/var/log/pacman.log",
+    "/var/log/yum.log",
+    "/var/log/zypp/*",
+    "/var/log/zypper.log",
+    # What is computed again when it is missing.
+    "/root/.cache/pip/*",
+    "/var/cache/apt/*.bin",
+    "/var/cache/dnf/*",
+    "/var/cache/ldconfig/aux-cache",
+    "/var/cache/libdnf5/*",
+    "/var/cache/man/*",
+    "/var/cache/yum/*",
+    "/var/cache/zypp/*",
+    "/var/lib/systemd/catalog/database",
+    # What each machine makes of its own.
+    "/etc/machine-id",
+    "/root/.wget-hsts",
+    "/var/lib/dbus/machine-id",
+    "/var/lib/systemd/random-seed",
+)
+#: What a bootstrap that installs packages copies from the host.
+OF_HOST = ("/etc/hostname", "/etc/resolv.conf")
