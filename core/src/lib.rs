@@ -13,6 +13,7 @@ pub mod read;
 pub mod request;
 pub mod squash;
 pub mod squashfs;
+pub mod survey;
 pub mod text;
 pub mod unsquash;
 
@@ -25,6 +26,7 @@ pub fn run_verb(verb: &str, fd: i32) -> i32 {
         "probe" => launch::probe::run(fd),
         "remove" => launch::remove::run(fd),
         "squash" => squash::run(fd),
+        "survey" => survey::run(fd),
         _ => {
             eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
             255

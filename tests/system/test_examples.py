@@ -60,4 +60,5 @@ def test_an_example_works_as_it_is_shown(soliton: Program, material: Path, examp
             shutil.copy(material / name, soliton.cwd / name)
     program, *words = shlex.split(example.line)
     assert program == "soliton"
-    soliton(*words, stdin="").ok()
+    result = soliton(*words, stdin="")
+    assert result.status == example.status, result

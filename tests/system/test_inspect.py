@@ -117,3 +117,29 @@ def test_a_missing_app_has_the_status_of_the_peers(soliton: Program, busybox_sif
     result = soliton("inspect", "--app", "none", busybox_sif)
     assert result.status == 1
     assert "no app `none`" in result.err
+
+
+def test_two_images_are_compared_without_running_them(soliton: Program, busybox_sif: Path) -> None:
+    (soliton.cwd / "recipe.def").write_text(
+        f"Bootstrap: localimage\nFrom: {busybox_sif}\n%post\n  echo x > '/etc/ä b'; chmod 600 /etc/passwd; rm /bin/grep\n"
+        "%environment\n  export GREETING=hello\n%labels\n  Own yes\n"
+    )
+    soliton("build", "other.sif", "recipe.def").ok()
+    same = soliton("diff", busybox_sif, busybox_sif)
+    assert (same.status, same.out, same.err) == (0, "", "")
+    found = soliton("diff", "--ignore", "time", busybox_sif, "other.sif")
+    assert found.status == 1
+    lines = found.out.splitlines()
+    assert "  + /etc/ä b  2 bytes" in lines
+    assert "  ~ /etc/passwd  mode (0644 → 0600)" in lines
+    assert "  - /bin/grep  -> busybox" in lines
+    assert "  + GREETING  hello" in lines
+    assert "  + Own  yes" in lines
+    assert not [line for line in lines if "time (" in line]
+    record = json.loads(soliton("diff", "--json", busybox_sif, "other.sif").out)
+    assert {"name": "GREETING", "change": "added", "is": {"before": "", "after": "hello"}} in record[
+        "environment"
+    ]
+    broken = soliton("diff", busybox_sif, "nothing.sif")
+    assert broken.status == 255 and "nothing.sif" in broken.err
+    assert soliton("diff", "--ignore", "colour", busybox_sif, "other.sif").status == 1

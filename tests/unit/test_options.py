@@ -168,11 +168,12 @@ def in_the_contracts_words(option: Option) -> str:
 
 
 #: What the peers do not have.
-BEYOND = {"build": "keep-logs{KEEP_LOGS}"}
+BEYOND = {"build": "keep-logs{KEEP_LOGS}", "diff": "json/j ignore"}
+COMMANDS_BEYOND = {"diff"}
 
 
 def commands_of_the_contract() -> set[str]:
-    return set(CONTRACT) | {name.strip() for name in WITHOUT_OPTIONS.split("|")}
+    return set(CONTRACT) | {name.strip() for name in WITHOUT_OPTIONS.split("|")} | COMMANDS_BEYOND
 
 
 def leaves() -> dict[str, commands.Command]:
@@ -183,10 +184,10 @@ def test_every_command_of_the_contract_is_known_and_no_other() -> None:
     assert set(leaves()) == commands_of_the_contract()
 
 
-@pytest.mark.parametrize("command", sorted(CONTRACT))
+@pytest.mark.parametrize("command", sorted({*CONTRACT, *BEYOND}))
 def test_a_command_has_the_options_of_the_contract(command: str) -> None:
     found = sorted(in_the_contracts_words(option) for option in leaves()[command].options)
-    assert found == sorted(f"{CONTRACT[command]} {BEYOND.get(command, '')}".split())
+    assert found == sorted(f"{CONTRACT.get(command, '')} {BEYOND.get(command, '')}".split())
 
 
 @pytest.mark.parametrize("command", sorted(name.strip() for name in WITHOUT_OPTIONS.split("|")))

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 
 class Example:
-    """A command line and what it is for. needs: what must be there for it to run (`image.sif`, `registry`, …)."""
+    """A command line and what it is for. needs: what must be there for it to run (`image.sif`, `registry`, …).
+    status: its exit status then.
+    """
 
-    __slots__ = ("line", "needs", "says")
+    __slots__ = ("line", "needs", "says", "status")
 
-    def __init__(self, line: str, says: str, *needs: str) -> None:
+    def __init__(self, line: str, says: str, *needs: str, status: int = 0) -> None:
         self.line: Final = line
         self.says: Final = says
         self.needs: Final = needs
+        self.status: Final = status
 
 
 class Command:
@@ -114,6 +117,7 @@ TABLES = {
     "instance": "instance",
     "inspect": "look",
     "run-help": "look",
+    "diff": "look",
     "sif": "sif",
     "overlay": "overlay",
     "push": "transfer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soliton.cli.commands import Command, Example
-from soliton.cli.options import TEXT, Option
+from soliton.cli.options import LIST, TEXT, Option
 
 APP = Option("app", None, TEXT, "NAME", help="of this SCIF app")
 LOOKING = "Looking into images"
@@ -48,5 +48,32 @@ COMMANDS = (
         handler="soliton.cli.inspect:run_help",
         immediate=True,
         examples=(Example("soliton run-help image.sif", "what is it for?", "image.sif"),),
+    ),
+    Command(
+        "diff",
+        "IMAGE IMAGE",
+        "show what differs between two images",
+        least=2,
+        most=2,
+        group=LOOKING,
+        handler="soliton.cli.diff:diff",
+        options=(
+            Option("json", "j", help="as JSON"),
+            Option(
+                "ignore",
+                None,
+                LIST,
+                "WHAT",
+                help="of files do not compare: content, mode, owner, time, xattrs, links, …",
+            ),
+        ),
+        description=(
+            "Files, packages (dpkg, rpm, apk, pip, conda), environment and labels are compared; an image may be a SIF, a"
+            " squashfs or a sandbox, whose files have no owners of their own. Nothing is mounted or run. The exit status is 0 if nothing differs, 1 if something does."
+        ),
+        examples=(
+            Example("soliton diff image.sif tree", "an image and a sandbox", "image.sif", "tree", status=1),
+            Example("soliton diff --json image.sif image.sif", "for programs", "image.sif"),
+        ),
     ),
 )
