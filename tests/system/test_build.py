@@ -527,7 +527,7 @@ def test_how_it_is_packed_can_be_said(soliton: Program) -> None:
     assert "not supported yet" in message
 
 
-@pytest.mark.parametrize("agent", ["yum", "library", "oras", "docker-daemon", "zypper", "arch"])
+@pytest.mark.parametrize("agent", ["library", "oras", "shub", "buildkit"])
 def test_agents_that_are_not_built_yet_say_so(soliton: Program, agent: str) -> None:
     write(soliton, f"Bootstrap: {agent}\nFrom: x\nMirrorURL: http://x\n")
     message = fatal(soliton("build", "image.sif", "recipe.def"))

@@ -25,12 +25,15 @@ from soliton.images.cache import Cache, of_user
 from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
 
-_LATER = ("library", "shub", "oras", "http", "https", "ipfs", "docker-daemon")
+_LATER = ("library", "shub", "oras", "http", "https", "ipfs")
 _DOWNLOADS = 3
 
 
 class PullOptions(NamedTuple):
-    """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched."""
+    """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched.
+
+    daemon: address of the engine that docker-daemon: means, empty: its usual socket.
+    """
 
     architecture: str | None = None
     variant: str | None = None
@@ -41,6 +44,7 @@ class PullOptions(NamedTuple):
     cache: bool = True
     quiet: bool = False
     offline_is_fine: bool = False
+    daemon: str = ""
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -62,6 +66,11 @@ def default_name(uri: str) -> str:
 
         reference = parse(rest)
         return f"{reference.name.rpartition('/')[2]}_{reference.tag}.sif"
+    if scheme == "docker-daemon":
+        name, colon, last = rest.rpartition(":")
+        if not colon or "/" in last:
+            name, last = rest, "latest"
+        return f"{name.rpartition('/')[2]}_{last[:40]}.sif"
     path, tag = split_tag(rest)
     base = os.path.basename(path.rstrip("/"))
     for ending in (".tar.gz", ".tgz", ".tar"):
@@ -121,12 +130,17 @@ def opened(uri: str, options: PullOptions) -> Iterator[tuple[OciImage, Cache]]:
         elif scheme in ("oci-archive", "docker-archive"):
             with open_archive(*split_tag(rest), platform) as image:
                 yield image, cache
+        elif scheme == "docker-daemon":
+            from soliton.registry.engine import opened as of_engine
+
+            with of_engine(rest, options.daemon, platform) as image:
+                yield image, cache
         elif scheme in _LATER:
             raise NotSupported(f"{scheme}:// images")
         else:
             raise SolitonError(
                 f"`{uri}` has the unknown kind `{scheme}`",
-                remedy="images come from docker://, oci:, oci-archive: and docker-archive:",
+                remedy="images come from docker://, docker-daemon:, oci:, oci-archive: and docker-archive:",
             )
 
 

@@ -16,9 +16,9 @@ from soliton.errors import BuildError, NotSupported
 from soliton.images.detect import open_image
 
 #: Schemes whose images can be fetched.
-FETCHED = ("docker", "docker-archive", "oci", "oci-archive")
+FETCHED = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 #: Schemes of the contract that nothing is built from, yet or ever.
-REFUSED = ("library", "docker-daemon", "oras", "shub", "http", "https", "ipfs", "instance")
+REFUSED = ("library", "oras", "shub", "http", "https", "ipfs", "instance")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _LOOKED_AT = 4096
 

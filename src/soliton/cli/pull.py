@@ -34,6 +34,7 @@ def options_of(invocation: Invocation) -> PullOptions:
         authfile=invocation.text("authfile"),
         cache=not invocation.flag("disable-cache"),
         quiet=not messages.shows(messages.INFO),
+        daemon=invocation.text("docker-host") or "",
     )
 
 

@@ -1,13 +1,13 @@
 """Bootstrap agents: each makes what a stage starts from. One module per way; a new agent is a line in the table.
 
-Agents that come with other package managers and services are part of the contract and refused by name.
+Agents whose services this program has no client for are part of the contract and refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from soliton.build.bootstrap import busybox, debootstrap, localimage, oci, scratch
+from soliton.build.bootstrap import arch, busybox, debootstrap, localimage, oci, rpm, scratch, zypper
 from soliton.build.bootstrap.base import Agent, Base, Fetched, Request, Sources
 from soliton.errors import NotSupported
 
@@ -16,12 +16,24 @@ __all__ = ["AGENTS", "Agent", "Base", "Fetched", "Request", "Sources", "bootstra
 AGENTS: Mapping[str, Agent] = {
     "docker": oci.bootstrap,
     "docker-archive": oci.bootstrap,
+    "docker-daemon": oci.bootstrap,
     "oci": oci.bootstrap,
     "oci-archive": oci.bootstrap,
     "localimage": localimage.bootstrap,
     "scratch": scratch.bootstrap,
     "busybox": busybox.bootstrap,
     "debootstrap": debootstrap.bootstrap,
+    "dnf": rpm.bootstrap,
+    "yum": rpm.bootstrap,
+    "zypper": zypper.bootstrap,
+    "arch": arch.bootstrap,
+}
+#: Agents of the contract without a module: what to do instead.
+INSTEAD: Mapping[str, str] = {
+    "library": "get the image as a SIF and write `Bootstrap: localimage`",
+    "oras": "get the image as a SIF and write `Bootstrap: localimage`",
+    "shub": "Singularity Hub serves no images any more: get a SIF and write `Bootstrap: localimage`",
+    "buildkit": "no daemon is asked: start from an image, `Bootstrap: docker`",
 }
 
 
@@ -31,6 +43,6 @@ def bootstrap(request: Request) -> Base:
     if agent is None:
         raise NotSupported(
             f"`Bootstrap: {request.header.agent}` ({request.name}:{request.header.line})",
-            remedy="supported are " + ", ".join(AGENTS),
+            remedy=INSTEAD.get(request.header.agent, "supported are " + ", ".join(AGENTS)),
         )
     return agent(request)

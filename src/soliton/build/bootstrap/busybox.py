@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from soliton.build.bootstrap.base import Base, Request
+from soliton.build.bootstrap.download import download
 from soliton.errors import BuildError
 from soliton.images import architecture
 from soliton.launch.plan import DirectoryRoot, Environment, Plan, Process, ReadOnlySurface
@@ -32,7 +33,9 @@ def bootstrap(request: Request) -> Base:
     url = request.header.get("mirrorurl")
     version = request.header.get("osversion")
     if url:
-        program = _download(re.sub(r"%\{OSVERSION\}", lambda _: version, url, flags=re.IGNORECASE))
+        program = download(
+            re.sub(r"%\{OSVERSION\}", lambda _: version, url, flags=re.IGNORECASE), MAX_SIZE, "busybox"
+        )
     else:
         program = _of_host(request.environment)
     _check(program, url or "the host's busybox")
@@ -72,31 +75,6 @@ def _of_host(environment: Mapping[str, str]) -> bytes:
         why="`Bootstrap: busybox` without `MirrorURL` takes the host's",
         remedy="install the Debian package busybox-static, or give `MirrorURL`",
     )
-
-
-def _download(url: str) -> bytes:
-    import httpx
-
-    if not url.startswith(("http://", "https://")):
-        raise BuildError(
-            f"`{url}` is no address of busybox", remedy="`MirrorURL` begins with https:// or http://"
-        )
-    program = bytearray()
-    try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=60) as answer:
-            if answer.status_code != 200:
-                raise BuildError(
-                    f"busybox cannot be downloaded from {url}", why=f"the server answers {answer.status_code}"
-                )
-            for piece in answer.iter_raw(1 << 16):
-                program += piece
-                if len(program) > MAX_SIZE:
-                    raise BuildError(
-                        f"what {url} sends is no busybox", why=f"it is larger than {MAX_SIZE} bytes"
-                    )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise BuildError(f"busybox cannot be downloaded from {url}", why=str(error)) from None
-    return bytes(program)
 
 
 def _check(program: bytes, origin: str) -> None:

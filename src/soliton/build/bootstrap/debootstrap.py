@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 
 from soliton.build import plans
+from soliton.build.bootstrap import packages
 from soliton.build.bootstrap.base import Base, Request
 from soliton.errors import BuildError
 from soliton.images import architecture
@@ -36,7 +37,7 @@ _SUITE = re.compile(r"[a-z][a-z0-9.-]*", re.IGNORECASE)
 
 
 def bootstrap(request: Request) -> Base:
-    search = request.environment.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    search = packages.search_path(request.environment)
     program = shutil.which("debootstrap", path=search)
     second = shutil.which("mmdebstrap", path=search)
     if program is None and (second is None or request.scene.single_id):
@@ -113,10 +114,10 @@ def read_header(request: Request) -> Wanted:
             why="expected a name such as `bookworm`",
         )
     words = f"{header.get('include')} {request.environment.get('INCLUDE', '')}"
-    packages = ",".join(filter(None, re.split(r"[\s,]+", words)))
-    if packages and not _PACKAGES.fullmatch(packages):
+    names = ",".join(filter(None, re.split(r"[\s,]+", words)))
+    if names and not _PACKAGES.fullmatch(names):
         raise BuildError(
-            f"{request.name}:{header.line_of('include')}: `{packages[:60]}` are not names of packages",
+            f"{request.name}:{header.line_of('include')}: `{names[:60]}` are not names of packages",
             why="expected names separated by blanks or commas",
         )
     mirror = re.sub(r"%\{OSVERSION\}", lambda _: suite, header.get("mirrorurl"), flags=re.IGNORECASE)
@@ -126,4 +127,4 @@ def read_header(request: Request) -> Wanted:
             why="expected http://…, https://… or a directory",
         )
     host = architecture.host_architecture()
-    return Wanted(suite, ("apt", *filter(None, packages.split(","))), mirror, _DEBIAN.get(host, host))
+    return Wanted(suite, ("apt", *filter(None, names.split(","))), mirror, _DEBIAN.get(host, host))

@@ -1,4 +1,4 @@
-"""Images of registries, OCI layouts and archives: fetched and converted by the same way as `pull`, from the cache."""
+"""Images of registries, engines, OCI layouts and archives: fetched and converted by the same way as `pull`, from the cache."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from soliton.images.detect import open_image
 def reference(header: Header, cwd: str) -> str:
     """The header as one reference: `docker://REGISTRY/NAMESPACE/FROM`, or `oci:PATH[:TAG]` with an absolute path."""
     agent, source = header.agent, header.get("from")
+    if agent == "docker-daemon":
+        source = source.removeprefix("//")
+        return "docker-daemon:" + posixpath.join(header.get("registry"), header.get("namespace"), source)
     if agent != "docker":
         return f"{agent}:{os.path.join(cwd, source)}"
     source = source.removeprefix("docker://").removeprefix("//")

@@ -194,7 +194,7 @@ COMMANDS = (
         handler="soliton.cli.build:build",
         group="Making images",
         description=(
-            "SOURCE is a definition file, an image, a sandbox directory, or a URI: docker://, oci:, oci-archive:,"
+            "SOURCE is a definition file, an image, a sandbox directory, or a URI: docker://, docker-daemon:, oci:, oci-archive:,"
             " docker-archive:. TARGET comes first. No privilege is needed, and nothing is left if it fails."
         ),
         examples=(

@@ -30,7 +30,6 @@ DOCKER_HOST = Option(
     bare=True,
     group=REGISTRIES,
     help="address of the Docker daemon for docker-daemon:",
-    supported=False,
 )
 DOCKER_LOGIN = Option(
     "docker-login", keys=("DOCKER_LOGIN",), group=REGISTRIES, help="ask for the registry's user and password"

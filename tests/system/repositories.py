@@ -1,0 +1,157 @@
+"""Small package repositories of other distributions, made from Debian's own tools: a userland of busybox and one more package.
+
+`tool` is what a real package can bring: a file of another owner, a set-user-id program, a directory, a script that runs when it
+is installed and changes an owner.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+APPLETS = "sh ls cat echo id chown chmod mkdir rm mv readlink dirname test stat env true sed grep ln touch"
+SCRIPT = "echo installed > /var/tool.state; chown 33:44 /var/tool.state"
+PASSWD = r"root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/:/bin/sh\n"
+GROUP = r"root:x:0:\nvideo:x:44:\n"
+
+
+def busybox() -> Path:
+    return next(path for path in (Path("/bin/busybox"), Path("/usr/bin/busybox")) if path.exists())
+
+
+def rpm_repository(directory: Path) -> Path:
+    """Repository metadata and packages as dnf and zypper read them."""
+    directory.mkdir(parents=True)
+    build = directory.parent / "build"
+    build.mkdir()
+    links = " ".join(f"ln -s busybox %{{buildroot}}/bin/{name};" for name in APPLETS.split())
+    etc = "mkdir -p %{buildroot}/etc;"
+    _rpm(
+        build, "coreutils",
+        install=f"mkdir -p %{{buildroot}}/bin; cp {busybox()} %{{buildroot}}/bin/busybox; {links}",
+        files="/bin",
+    )  # fmt: skip
+    _rpm(
+        build, "test-release",
+        install=f"{etc} echo 'Test release 9' > %{{buildroot}}/etc/redhat-release; echo ID=test > %{{buildroot}}/etc/os-release; "
+        f"printf '{PASSWD}' > %{{buildroot}}/etc/passwd; printf '{GROUP}' > %{{buildroot}}/etc/group; "
+        "mkdir -p %{buildroot}/usr/bin %{buildroot}/var/lib; printf '#!/bin/sh\\necho /usr/lib/sysimage/rpm\\n' > %{buildroot}/usr/bin/rpm; "
+        "chmod 755 %{buildroot}/usr/bin/rpm",
+        files="/etc/redhat-release\n/etc/passwd\n/etc/group\n/etc/os-release\n/usr/bin/rpm\n%dir /var/lib",
+    )  # fmt: skip
+    _rpm(
+        build,
+        "aaa_base",
+        requires="coreutils test-release",
+        install=f"{etc} touch %{{buildroot}}/etc/SuSE",
+        files="/etc/SuSE",
+    )
+    _rpm(
+        build, "tool", requires="coreutils test-release", script=SCRIPT,
+        install="mkdir -p %{buildroot}/opt/tool %{buildroot}/var; echo tool > %{buildroot}/opt/tool/data; "
+        f"cp {busybox()} %{{buildroot}}/opt/tool/su",
+        files="%dir %attr(750,www,video) /opt/tool\n%attr(640,www,video) /opt/tool/data\n%attr(4755,root,root) /opt/tool/su",
+    )  # fmt: skip
+    for package in build.glob("RPMS/*/*.rpm"):
+        package.rename(directory / package.name)
+    subprocess.run(["createrepo_c", "--quiet", directory], check=True, capture_output=True)
+    _sign(directory / "repodata/repomd.xml", build / "keys")
+    return directory
+
+
+def _sign(file: Path, keys: Path) -> None:
+    """What zypper insists on: a signature, and the key beside it."""
+    keys.mkdir(mode=0o700)
+
+    def gpg(*arguments: str | Path) -> None:
+        command = ["gpg", "--homedir", keys, "--batch", "--quiet", "--passphrase", "", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    gpg("--quick-generate-key", "test@localhost", "rsa2048", "sign", "never")
+    gpg("--armor", "--detach-sign", "--output", f"{file}.asc", file)
+    gpg("--armor", "--output", f"{file}.key", "--export")
+    subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False, capture_output=True)
+
+
+def _rpm(build: Path, name: str, *, install: str, files: str, requires: str = "", script: str = "") -> None:
+    spec = build / f"{name}.spec"
+    spec.write_text(
+        f"Name: {name}\nVersion: 1.0\nRelease: 1\nSummary: a test\nLicense: none\nAutoReqProv: no\n"
+        + "".join(f"Requires: {other}\n" for other in requires.split())
+        + f"%description\na test\n%install\n{install}\n"
+        + (f"%post\n{script}\n" if script else "")
+        + f"%files\n%defattr(-,root,root)\n{files}\n"
+    )
+    subprocess.run(
+        [
+            "rpmbuild", "-bb", "--define", f"_topdir {build}", "--define", f"_dbpath {build}/db",
+            "--define", "__os_install_post %{nil}", "--define", "debug_package %{nil}",
+            "--define", "_build_id_links none", spec,
+        ],
+        check=True, capture_output=True, env={**os.environ, "HOME": str(build)},
+    )  # fmt: skip
+
+
+def arch_repository(directory: Path) -> Path:
+    """A repository of pacman packages, and a `pacman.conf` that names it."""
+    directory.mkdir(parents=True)
+    program = busybox().read_bytes()
+    _arch(directory, "base", depends=("filesystem",), files=[])
+    _arch(
+        directory, "filesystem",
+        files=[
+            *((path, "d", b"", 0o755, 0) for path in ("bin", "etc", "var")),
+            ("bin/busybox", "f", program, 0o755, 0),
+            *((f"bin/{name}", "l", b"busybox", 0o777, 0) for name in APPLETS.split()),
+            ("etc/os-release", "f", b"ID=test\n", 0o644, 0),
+        ],
+    )  # fmt: skip
+    _arch(
+        directory, "tool", script=f"post_install() {{\n  {SCRIPT}\n}}\n",
+        files=[
+            ("opt", "d", b"", 0o755, 0),
+            ("opt/tool", "d", b"", 0o750, 33),
+            ("opt/tool/data", "f", b"tool\n", 0o640, 33),
+            ("opt/tool/su", "f", program, 0o4755, 0),
+        ],
+    )  # fmt: skip
+    packages = sorted(directory.glob("*.pkg.tar"))
+    subprocess.run(
+        ["repo-add", "-q", directory / "test.db.tar.gz", *packages], check=True, capture_output=True
+    )
+    (directory / "pacman.conf").write_text(
+        f"[options]\nArchitecture = auto\nSigLevel = Never\n[test]\nServer = file://{directory}\n"
+    )
+    return directory
+
+
+def _arch(
+    directory: Path, name: str, *, files: list[tuple[str, str, bytes, int, int]],
+    depends: tuple[str, ...] = (), script: str = "",
+) -> None:  # fmt: skip
+    machine = os.uname().machine
+    info = f"pkgname = {name}\npkgbase = {name}\npkgver = 1.0-1\npkgdesc = a test\nurl = http://localhost\n"
+    info += f"builddate = 1700000000\npackager = nobody\nsize = 1\narch = {machine}\n"
+    info += "".join(f"depend = {other}\n" for other in depends)
+    with tarfile.open(directory / f"{name}-1.0-1-{machine}.pkg.tar", "w") as tar:
+
+        def add(path: str, kind: str, data: bytes, mode: int, owner: int) -> None:
+            entry = tarfile.TarInfo(path)
+            entry.mode, entry.mtime, entry.uid = mode, 1700000000, owner
+            entry.gid = 44 if owner else 0
+            if kind == "l":
+                entry.type, entry.linkname = tarfile.SYMTYPE, data.decode()
+            elif kind == "d":
+                entry.type = tarfile.DIRTYPE
+            else:
+                entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data) if kind == "f" else None)
+
+        add(".PKGINFO", "f", info.encode(), 0o644, 0)
+        if script:
+            add(".INSTALL", "f", script.encode(), 0o644, 0)
+        for file in files:
+            add(*file)
