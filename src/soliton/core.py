@@ -205,17 +205,15 @@ class FileInImage:
     truncated: bool = False
 
 
-def read_files(
-    root: Any, paths: Sequence[str], *, limit: int = 1 << 20, pass_fds: Sequence[int] = ()
-) -> dict[str, FileInImage]:
+def read_files(root: Any, paths: Sequence[str], *, limit: int = 1 << 20) -> dict[str, FileInImage]:
     """Reads small files out of an image or directory without mounting or running it.
 
     root: an ImageRoot or DirectoryRoot. paths: absolute inside the root, links resolved inside it; a trailing
-    `/*` lists a directory's files and reads each. At most `limit` bytes of each file. pass_fds: those that root names.
+    `/*` lists a directory's files and reads each. At most `limit` bytes of each file.
     """
     from base64 import b64decode
 
-    answer = converse("read", {"root": encode(root), "paths": list(paths), "limit": limit}, pass_fds=pass_fds)
+    answer = converse("read", {"root": encode(root), "paths": list(paths), "limit": limit})
     found: dict[str, FileInImage] = {}
     for entry in answer["files"]:
         found[entry["path"]] = FileInImage(

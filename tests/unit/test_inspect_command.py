@@ -56,7 +56,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def call(name: str, path: Path, **options: Value) -> int:
-    defaults: dict[str, Value] = dict.fromkeys((*command.PARTS, "all", "json"), False)
+    defaults: dict[str, Value] = dict.fromkeys((*command.PARTS, "all", "json", "provenance"), False)
     given = {option.replace("_", "-"): value for option, value in options.items()}
     status: int = getattr(command, name)(
         Invocation("soliton", (name,), {**defaults, "app": None, **given}, (str(path),))

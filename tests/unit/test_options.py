@@ -168,8 +168,16 @@ def in_the_contracts_words(option: Option) -> str:
 
 
 #: What the peers do not have.
-BEYOND = {"build": "keep-logs{KEEP_LOGS}", "diff": "json/j ignore"}
-COMMANDS_BEYOND = {"diff"}
+BEYOND = {
+    "build": "keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED}",
+    "diff": "json/j ignore",
+    "inspect": "provenance",
+    "rebuild": f"""
+        check json/j force/F run-setup build-arg build-arg-file bind/B mount{{MOUNT}}+ authfile{{AUTH_FILE}}
+        disable-cache{{DISABLE_CACHE}} no-https{{NOHTTPS,NO_HTTPS}} nohttps(d)(h) {DOCKER} tmpdir{{TMPDIR}}(h)
+        ignore-subuid{{IGNORE_SUBUID}}(h)""",
+}
+COMMANDS_BEYOND = {"diff", "rebuild"}
 
 
 def commands_of_the_contract() -> set[str]:

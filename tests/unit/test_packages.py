@@ -64,7 +64,7 @@ def test_a_database_that_never_ends_is_left(tmp_path: Path) -> None:
             "SELECT zeroblob(0) AS blob FROM n WHERE x < 0"
         )
     connection.close()
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(ValueError):
         list(packages.of_rpm((tmp_path / "db").read_bytes()))
 
 
@@ -132,5 +132,5 @@ def test_no_bytes_whatever_break_a_reader(data: bytes) -> None:
     for reader in (packages.of_dpkg, packages.of_apk, packages.of_conda):
         list(reader(data))
     for rpm in (data, b"SQLite format 3\0" + data):
-        with contextlib.suppress(sqlite3.Error, ValueError, struct.error):
+        with contextlib.suppress(ValueError, struct.error):
             list(packages.of_rpm(rpm))

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from soliton import messages
-from soliton.build import builder, compression, templates, workspace
+from soliton.build import builder, compression, lockfile, secrets, templates, workspace
 from soliton.build.bootstrap import Fetched, Sources
 from soliton.build.job import Settings
+from soliton.build.lockfile import Lock
 from soliton.build.origin import Origin, settle
+from soliton.build.provenance import Arguments
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
 from soliton.images import target as targets
@@ -36,7 +38,10 @@ class BuildOptions:
     sandbox: a directory. update: the definition runs over an existing sandbox. sections: as `--section`. build_args:
     for `{{ }}`. warn_unused: of build arguments nothing uses, instead of refusing. packing: in the words of mksquashfs. tmpdir:
     where the build's temporary files are. keep: they stay. keep_logs: so do logs and caches of package managers, in the
-    image. fetching: how base images are had.
+    image. lock: write `SOURCE.lock`, or hold the build to the one that is there. held_to: hold it to this one, but for packages;
+    held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
+    arguments, instead of these. on_host: whether sections may run commands outside the container.
+    fetching: how base images are had.
     """
 
     force: bool = False
@@ -54,6 +59,12 @@ class BuildOptions:
     tmpdir: str | None = None
     keep: bool = False
     keep_logs: bool = False
+    lock: Literal["", "write", "check"] = ""
+    held_to: Lock | None = None
+    held_by: str = ""
+    kept_lock: str = ""
+    told: Arguments | None = None
+    on_host: bool = True
     ignore_subordinate_ids: bool = False
     fetching: PullOptions | None = None
 
@@ -82,21 +93,35 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             why="programs of another architecture would have to run",
             remedy="build on a machine of that architecture",
         )
+    if not options.on_host:
+        _check_inside(origin)
+    if options.lock and (origin.kind != "definition" or options.update):
+        raise UsageError(
+            "`--lock` and `--locked` take a definition file",
+            why="an existing sandbox is changed" if options.update else f"`{source}` is none",
+        )
     if options.update and origin.kind != "definition":
         raise UsageError("`--update` takes a definition file", why=f"`{source}` is none")
     if origin.kind == "reference" and not options.sandbox:
         _fetch_to(target, origin, options)
         return
+    held_to = lockfile.read(source) if options.lock == "check" else options.held_to
     settings = Settings(
         choice=Choice(read_sections(options.sections), options.test, options.update),
-        epoch=_epoch(environment),
+        epoch=_epoch(environment) if held_to is None else _epoch_of(held_to, environment),
+        arguments=options.told or _arguments(options, environment),
+        lock=bool(options.lock),
+        kept_lock=options.kept_lock,
+        held_to=held_to,
+        held_by=options.held_by or lockfile.path_of(source),
+        held_packages=options.lock == "check",
         keep_logs=options.keep_logs,
         environment=environment,
         cwd=os.getcwd(),
         force=options.force,
         packing=compression.parse(options.packing),
         binds=options.binds,
-        injected=_injected(environment),
+        injected=injected(environment),
         writable_test=options.writable_test,
     )
     builder.build(
@@ -158,21 +183,68 @@ def _epoch(environment: Mapping[str, str]) -> int | None:
     return int(text)
 
 
+def _check_inside(origin: Origin) -> None:
+    """Raises BuildError for a recipe that would run commands outside the container."""
+    for stage in origin.definition.stages:
+        for name in ("pre", "setup"):
+            section = stage.section(name)
+            if section is not None and section.body.strip():
+                raise BuildError(
+                    f"the recipe has a `%{name}` (line {section.line}), which would run on this machine",
+                    why="an image from elsewhere is not trusted so far",
+                    remedy="read it (`soliton inspect --deffile IMAGE`), then allow it with `--run-setup`",
+                )
+
+
+def _epoch_of(lock: Lock, environment: Mapping[str, str]) -> int:
+    """A lock's time, which the variable must not contradict."""
+    wanted = _epoch(environment)
+    if wanted not in (None, lock.epoch):
+        raise BuildError(
+            f"SOURCE_DATE_EPOCH is {wanted}, but the lock says {lock.epoch}",
+            remedy="unset the variable, or write the lock again with `--lock`",
+        )
+    return lock.epoch
+
+
+def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Arguments:
+    """What the provenance tells of the command line: what the image depends on, and no secrets."""
+    told, hidden = secrets.split(options.build_args)
+    sections = read_sections(options.sections)
+    packing = replace(compression.parse(options.packing), threads=0)
+    chosen = {
+        "keep-logs": options.keep_logs,
+        "section": None if sections is None else sorted(sections) or ["none"],
+        "compressor": packing.compressor,
+        "level": packing.level,
+        "block-size": packing.block_size,
+    }
+    return Arguments(
+        build_args=told,
+        secrets=hidden,
+        options={key: value for key, value in chosen.items() if value not in (None, False)},
+        injected=sorted(injected(environment)),
+        binds=[bind.target for bind in options.binds],
+    )
+
+
 def _sources(options: BuildOptions) -> Sources:
     """Images from elsewhere: from the cache, or with `--disable-cache` into the workspace."""
 
-    def fetch(reference: str, place: str) -> Fetched:
+    def fetch(reference: str, place: str, pinned: str) -> Fetched:
         from soliton.api import pull
 
-        wishes = options.fetching or pull.PullOptions()
+        wishes = (options.fetching or pull.PullOptions())._replace(pinned=pinned or None)
         if wishes.cache:
-            return Fetched(pull.to_cache(reference, wishes._replace(offline_is_fine=True)))
-        return Fetched(pull.pull(reference, place, wishes))
+            path, digest = pull.to_cache_known(reference, wishes._replace(offline_is_fine=True))
+        else:
+            path, digest = pull.pull_known(reference, place, wishes)
+        return Fetched(path, digest=digest)
 
     return Sources(fetch)
 
 
-def _injected(environment: Mapping[str, str]) -> dict[str, str]:
+def injected(environment: Mapping[str, str]) -> dict[str, str]:
     """`APPTAINERENV_X` and its kin set X in the steps."""
     found: dict[str, str] = {}
     for prefix in reversed(INJECTING):

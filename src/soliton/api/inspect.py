@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from soliton import core
 from soliton.errors import ImageError
@@ -29,17 +30,27 @@ def describe(image: Image, shown: str) -> Described:
     if image.sif is not None:
         record = image.sif.find(sif.GENERIC_JSON, RECORD)
         if record is not None:
-            return inspection.from_json(_object(image, record, shown), shown)
+            return inspection.from_json(object_data(image, record, shown), shown)
     root = image.require_root()
     described = inspection.inspect_tree(_read_tree(root))
     definition = image.sif.find(sif.DEFINITION) if image.sif is not None else None
     if definition is not None and not described.definition:
-        text = _object(image, definition, shown).decode("utf-8", "surrogateescape").rstrip("\n")
+        text = object_data(image, definition, shown).decode("utf-8", "surrogateescape").rstrip("\n")
         return Described(**{**vars(described), "definition": text})
     return described
 
 
-def _object(image: Image, item: sif.Descriptor, shown: str) -> bytes:
+def provenance(path: str) -> dict[str, Any] | None:
+    """The in-toto statement that the image at `path` holds; None without one. Raises ImageError."""
+    from soliton.build.provenance import OBJECT, decode
+
+    image = open_image(path)
+    item = image.sif.find(sif.GENERIC_JSON, OBJECT) if image.sif is not None else None
+    return None if item is None else decode(object_data(image, item, path), path)
+
+
+def object_data(image: Image, item: sif.Descriptor, shown: str) -> bytes:
+    """The bytes of a data object of a SIF. Raises ImageError if there are too many of them."""
     if item.size > LARGEST:
         raise ImageError(
             f"data object {item.id} of `{shown}` is too large to be read", why=f"it has {item.size} bytes"

@@ -33,6 +33,7 @@ class PullOptions(NamedTuple):
     """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched.
 
     daemon: address of the engine that docker-daemon: means, empty: its usual socket.
+    pinned: digest of the manifest that is taken, whatever the name in a registry means today.
     """
 
     architecture: str | None = None
@@ -45,6 +46,7 @@ class PullOptions(NamedTuple):
     quiet: bool = False
     offline_is_fine: bool = False
     daemon: str = ""
+    pinned: str | None = None
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -82,16 +84,28 @@ def pull(
     uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False
 ) -> str:
     """Makes one file of the image; its path. Raises RegistryError, ImageError, TargetError, NotSupported."""
+    return pull_known(uri, target, options, force=force)[0]
+
+
+def pull_known(
+    uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False
+) -> tuple[str, str]:
+    """The same; the path, and the digest of the image's manifest."""
     options = options or PullOptions()
     target = target or default_name(uri)
     targets.check(target, force=force)
     with opened(uri, options) as (image, _), targets.new_image(target, force=force) as file:
         fetch(image, file.fd, options)
-    return file.path
+    return file.path, image.manifest_digest
 
 
 def to_cache(uri: str, options: PullOptions | None = None) -> str:
     """The image as a file in the cache, made if it is not there yet; its path."""
+    return to_cache_known(uri, options)[0]
+
+
+def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, str]:
+    """The same; the path, and the digest of the image's manifest."""
     options = options or PullOptions(offline_is_fine=True)
     with opened(uri, options) as (image, cache):
         key = image_key(image)
@@ -99,7 +113,7 @@ def to_cache(uri: str, options: PullOptions | None = None) -> str:
         if os.path.exists(final):
             with contextlib.suppress(OSError):
                 os.utime(final)
-            return final
+            return final, image.manifest_digest
         try:
             with targets.new_image(final, force=True) as file:
                 fetch(image, file.fd, options)
@@ -107,7 +121,7 @@ def to_cache(uri: str, options: PullOptions | None = None) -> str:
             raise TargetError(
                 error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room"
             ) from None
-        return final
+        return final, image.manifest_digest
 
 
 def image_key(image: OciImage) -> str:
@@ -181,7 +195,9 @@ def _registry(rest: str, cache: Cache, platform: Platform, options: PullOptions)
         authfile=options.authfile,
     )
     with Client(reference, who, plain_http=options.plain_http) as client:
-        yield docker.resolve(client, cache, platform, offline_is_fine=options.offline_is_fine)
+        yield docker.resolve(
+            client, cache, platform, offline_is_fine=options.offline_is_fine, pinned=options.pinned
+        )
 
 
 def fetch(image: OciImage, fd: int, options: PullOptions) -> str | None:

@@ -85,11 +85,13 @@ def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Fin
     facts = labels.BuildFacts(
         time=state.epoch,
         architecture=state.architecture,
-        header=state.stage.header.keywords if job.update is None or job.settings.force else {},
+        header=state.stage.told.keywords if job.update is None or job.settings.force else {},
         has_help=bool(_text(job, state.stage, "help")),
         source=state.started.source,
     )
-    finished = metadata.finish(_sections(job, state.stage), after, facts, force=job.settings.force)
+    sections = _sections(job, state.stage)
+    finished = metadata.finish(sections, after, facts, force=job.settings.force)
+    state.forced = job.settings.force and finished != metadata.finish(sections, after, facts)
     for note in finished.notes:
         messages.warning(note)
     return finished

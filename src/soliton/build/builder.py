@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from soliton import messages
-from soliton.build import assemble, carry_out, layout, plans, stage, tree
+from soliton.build import assemble, carry_out, layout, lockfile, plans, record, stage, tree
 from soliton.build.bootstrap import Sources
 from soliton.build.definition import Definition
 from soliton.build.job import Job, Settings, StageState
@@ -82,9 +82,12 @@ def build(request: Request) -> None:
         elif request.sandbox:
             _announce(number, len(steps), replace(image, title=f"making the sandbox {request.target}"))
             with _new_directory(request.target, force=request.replace) as made:
-                assemble.unpack(assemble.freeze(job, stages[-1]), made)
+                frozen = assemble.freeze(job, stages[-1])
+                lock = _lock(job, stages, frozen)
+                assemble.unpack(frozen, made)
                 _fix_modes(made, everything=request.fix_perms)
                 _tests(job, stages[-1], DirectoryRoot(made), after, number, len(steps))
+                _write_lock(request, lock)
         else:
             _announce(number, len(steps), replace(image, title=f"writing {request.target}"))
             parts = assemble.contents(job, stages[-1])
@@ -92,9 +95,33 @@ def build(request: Request) -> None:
             with new_image(request.target, force=request.replace) as file:
                 root = assemble.write_sif(job, parts, assemble.packing(job, parts), file, sif=sif)
                 _tests(job, stages[-1], root, after, number, len(steps), pass_fds=(file.fd,))
+                written = replace(root, path=file.readable)
+                lock = _lock(job, stages, written)
                 sif_write.finish(
-                    file.fd, sif, partition_size=root.size, architecture=parts.architecture, time=None
+                    file.fd,
+                    sif,
+                    partition_size=root.size,
+                    architecture=parts.architecture,
+                    time=None,
+                    after=record.objects(job, stages, lock, file.fd, written),
                 )
+                _write_lock(request, lock)
+
+
+def _lock(job: Job, stages: list[StageState], root: ImageRoot) -> str:
+    """The text of the build's lock, if there is to be one. Raises BuildError if it differs from the one that it is held to."""
+    settings = job.settings
+    if settings.held_to is not None and settings.held_packages:
+        record.check(job, record.found(job, stages, root))
+    if not settings.lock:
+        return settings.kept_lock
+    return lockfile.encode(settings.held_to or record.found(job, stages, root))
+
+
+def _write_lock(request: Request, text: str) -> None:
+    """Beside the recipe, as the last thing before the image gets its name."""
+    if text and request.settings.held_to is None:
+        lockfile.write(request.definition.name, text)
 
 
 def _announce(number: int, count: int, step: Step) -> None:

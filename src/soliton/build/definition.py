@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from soliton.build import templates
+from soliton.build import secrets, templates
 from soliton.build.header import Entry, Header, parse_header
 from soliton.build.lines import DefinitionError, Line, closest, split
 from soliton.build.transfers import Transfer, parse_transfer
@@ -79,7 +79,7 @@ class Files:
 class Stage:
     """sections: each name (and app) once, repeated ones joined. apps: in the order of their first mention.
 
-    text: the lines of the stage after replacement.
+    text: the lines of the stage after replacement, as they are kept: secrets are left as templates. told: the header in the same way.
     """
 
     header: Header
@@ -87,6 +87,11 @@ class Stage:
     files: tuple[Files, ...] = ()
     apps: tuple[str, ...] = ()
     text: str = ""
+    kept_header: Header | None = None
+
+    @property
+    def told(self) -> Header:
+        return self.kept_header or self.header
 
     @property
     def name(self) -> str:
@@ -103,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Definition:
-    """name: the file, as messages call it. text: after replacement, which is what an image records.
+    """name: the file, as messages call it. text: after replacement, but for secrets: what an image records.
 
     used: names of `{{ }}` that occurred. warnings: what is odd but no error.
     """
@@ -142,7 +147,14 @@ def parse(data: bytes, name: str, arguments: Mapping[str, str] | None = None) ->
     for part in _split_stages(lines, name):
         replaced = templates.replace(part, arguments or {}, _defaults(part, name, warnings), name)
         used |= replaced.used
-        stages.append(_parse_stage(replaced.lines, name, warnings))
+        stage = _parse_stage(replaced.lines, name, warnings)
+        kept = templates.replace(
+            part, secrets.unfilled(arguments or {}), _defaults(part, name, []), name
+        ).lines
+        if kept != replaced.lines:
+            text = "".join(line.text + "\n" for line in kept)
+            stage = replace(stage, text=text, kept_header=parse_header(_head(kept), name))
+        stages.append(stage)
     _check_references(stages, name, warnings)
     text = "".join(stage.text for stage in stages)
     return Definition(tuple(stages), name, text, frozenset(used), tuple(warnings))
@@ -193,8 +205,9 @@ def _defaults(lines: Iterable[Line], name: str, warnings: list[str]) -> dict[str
 
 
 def _parse_stage(lines: Sequence[Line], name: str, warnings: list[str]) -> Stage:
-    begin = next((index for index, line in enumerate(lines) if _is_section(line)), len(lines))
-    header = parse_header(lines[:begin], name)
+    head = _head(lines)
+    begin = len(head)
+    header = parse_header(head, name)
     drafts: list[_Draft] = []
     for line in lines[begin:]:
         if _is_section(line):
@@ -227,6 +240,11 @@ def _parse_stage(lines: Sequence[Line], name: str, warnings: list[str]) -> Stage
     apps = dict.fromkeys(draft.app for draft in drafts if draft.app is not None)
     text = "".join(line.text + "\n" for line in lines)
     return Stage(header, tuple(sections.values()), tuple(files), tuple(apps), text)
+
+
+def _head(lines: Sequence[Line]) -> Sequence[Line]:
+    begin = next((index for index, line in enumerate(lines) if _is_section(line)), len(lines))
+    return lines[:begin]
 
 
 def _is_section(line: Line) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from soliton.build.bootstrap import Base, Sources
 from soliton.build.compression import Packing
 from soliton.build.definition import Definition, Stage
+from soliton.build.lockfile import Lock
 from soliton.build.plans import Scene
+from soliton.build.provenance import Arguments
 from soliton.build.steps import Choice
 from soliton.build.workspace import Workspace
 from soliton.launch.identity import is_single
@@ -20,7 +22,9 @@ from soliton.launch.plan import Bind, Identity, ImageRoot
 class Settings:
     """What the user chose.
 
-    epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`. writable_test: `%test` may write, into memory. environment: the host's. injected:
+    epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`.
+    arguments: for the provenance. lock: whether the image keeps one, and the recipe's is written. held_to: the lock that the build has to
+    agree with, held_by: its name, held_packages: whether in its packages, too. kept_lock: text of a lock that the image keeps as it is. writable_test: `%test` may write, into memory. environment: the host's. injected:
     `APPTAINERENV_*`. cwd: what relative names are relative to.
     """
 
@@ -29,6 +33,12 @@ class Settings:
     cwd: str
     epoch: int | None = None
     keep_logs: bool = False
+    arguments: Arguments = field(default_factory=Arguments)
+    lock: bool = False
+    held_to: Lock | None = None
+    held_by: str = ""
+    kept_lock: str = ""
+    held_packages: bool = True
     force: bool = False
     packing: Packing = field(default_factory=Packing)
     binds: tuple[Bind, ...] = ()
@@ -60,7 +70,8 @@ class Job:
 class StageState:
     """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
 
-    epoch: once bootstrapped, the time that files of the stage bear. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
+    epoch: once bootstrapped, the time that files of the stage bear. base_digest: of the base, empty if there is none.
+    forced: whether `--force` made a difference. taken: files of the host that were copied → their digests. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
     architecture: OCI name.
     """
 
@@ -72,6 +83,9 @@ class StageState:
     base: Base | None = None
     base_tree: dict[str, bytes] = field(default_factory=dict)
     epoch: int = 0
+    base_digest: Callable[[], str] = str
+    forced: bool = False
+    taken: dict[str, str] = field(default_factory=dict)
     temporary: frozenset[str] | None = None
     frozen: ImageRoot | None = None
     architecture: str = ""

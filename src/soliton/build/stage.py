@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from soliton import messages
-from soliton.build import carry_out, console, epoch, layout, plans, script, sources, tree
+from soliton.build import carry_out, console, epoch, layout, plans, record, script, sources, tree
 from soliton.build.bootstrap import Base, Request, bootstrap
 from soliton.build.definition import Files, Section, Stage
 from soliton.build.job import Job, StageState
@@ -72,6 +72,7 @@ def start_from(job: Job, state: StageState) -> None:
         environment=job.settings.environment,
         cwd=job.settings.cwd,
         say=messages.warning,
+        pinned=record.pinned(job, state),
     )
     base = bootstrap(request)
     root = _with_ids(job, base.root)
@@ -84,6 +85,7 @@ def start_from(job: Job, state: StageState) -> None:
     if not base.is_image:
         state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
     state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
+    record.took_base(job, state)
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
     found = layout.look(root, wanted)
@@ -110,6 +112,8 @@ def start_update(job: Job, state: StageState, sandbox: str) -> None:
 def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) -> None:
     """`%files`, `%files from STAGE`, `%appfiles APP`."""
     assert step.files is not None
+    if step.files.stage is None:
+        record.took_files(job, state, step.files)
     source = next((s for s in stages if step.files.stage and s.stage.name == step.files.stage), None)
     copies = tuple(
         plan_copies(

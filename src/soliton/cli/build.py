@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from soliton import messages
 from soliton.build import templates
@@ -41,6 +41,7 @@ def build(invocation: Invocation) -> int:
         tmpdir=invocation.text("tmpdir"),
         keep=invocation.flag("no-cleanup"),
         keep_logs=invocation.flag("keep-logs"),
+        lock=lock(invocation),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
         fetching=options_of(invocation),
@@ -48,6 +49,12 @@ def build(invocation: Invocation) -> int:
     api.build(target, source, options)
     messages.info(f"Build complete: {target}")
     return 0
+
+
+def lock(invocation: Invocation) -> Literal["", "write", "check"]:
+    if invocation.flag("lock") and invocation.flag("locked"):
+        raise UsageError("`--lock` writes the lock and `--locked` follows it: only one of them can be meant")
+    return "write" if invocation.flag("lock") else "check" if invocation.flag("locked") else ""
 
 
 def build_args(invocation: Invocation) -> dict[str, str]:

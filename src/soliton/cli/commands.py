@@ -118,6 +118,7 @@ TABLES = {
     "inspect": "look",
     "run-help": "look",
     "diff": "look",
+    "rebuild": "build",
     "sif": "sif",
     "overlay": "overlay",
     "push": "transfer",

@@ -19,15 +19,50 @@ def inspect(invocation: Invocation) -> int:
     from soliton.api.inspect import inspect as describe
 
     path = invocation.positionals[0]
+    if invocation.flag("provenance"):
+        return show_provenance(path)
     described = describe(path)
     everything = invocation.flag("all")
     app = None if everything else invocation.text("app") or None
     chosen = set(PARTS) if everything else {part for part in PARTS if invocation.flag(part)} or {"labels"}
     if app is not None and app not in described.apps:
         raise no_such_app(app, described, path)
+    if everything:
+        write(with_provenance(as_json(described, chosen, None), path))
+        return 0
     shape = as_json if everything or invocation.flag("json") else as_text
     write(shape(described, chosen, app))
     return 0
+
+
+def show_provenance(path: str) -> int:
+    from soliton.api.inspect import provenance
+    from soliton.images import metadata_json
+
+    statement = provenance(path)
+    if statement is None:
+        raise SolitonError(
+            f"`{path}` holds no provenance",
+            why="it was pulled, or built by another program",
+            remedy=f"`soliton inspect --deffile {path}` shows its recipe, if it has one",
+        )
+    write(metadata_json.indented(statement) + "\n")
+    return 0
+
+
+def with_provenance(text: str, path: str) -> str:
+    """The document of `--all` with one more attribute, where there is one; the peers' readers pass it over."""
+    import json
+
+    from soliton.api.inspect import provenance
+    from soliton.images import metadata_json
+
+    statement = provenance(path)
+    if statement is None:
+        return text
+    document = json.loads(text)
+    document["data"]["attributes"]["provenance"] = statement
+    return metadata_json.indented(document) + "\n"
 
 
 def run_help(invocation: Invocation) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -50,16 +49,14 @@ class Package:
     digest: str = ""
 
 
-def find(
-    root: ImageRoot | DirectoryRoot, files: Mapping[str, FileFacts], *, pass_fds: Sequence[int] = ()
-) -> tuple[list[Package], list[str]]:
+def find(root: ImageRoot | DirectoryRoot, files: Mapping[str, FileFacts]) -> tuple[list[Package], list[str]]:
     """The packages, sorted, and notes about databases that could not be read. files: of `survey`."""
 
     def read(paths: Iterable[str], limit: int = LARGEST) -> dict[str, bytes]:
         wanted = [path for path in paths if _readable(files.get(path), limit)]
         if not wanted:
             return {}
-        answer = core.read_files(root, wanted, limit=limit, pass_fds=pass_fds)
+        answer = core.read_files(root, wanted, limit=limit)
         return {
             path: found.data for path, found in answer.items() if found.kind == "file" and not found.truncated
         }
@@ -76,7 +73,7 @@ def find(
     for path, data in read(_RPM).items():
         try:
             found += of_rpm(data)
-        except (sqlite3.Error, ValueError, struct.error):
+        except (ValueError, struct.error):
             notes.append(f"the rpm database {path} is damaged")
     for data in read(sorted(filter(_CONDA.fullmatch, files)), _SMALL).values():
         found += of_conda(data)
@@ -143,41 +140,44 @@ def of_pip(files: Mapping[str, FileFacts]) -> Iterator[Package]:
 
 # rpm keeps each package as a header: counts of entries and of bytes, entries of 16 bytes, data.
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SHA1, _SHA256 = 1000, 1001, 1002, 1003, 1022, 269, 273
+_DIGESTS = ((_SHA256, "sha256"), (_SHA1, "sha1"))
 _MOST_ENTRIES = 1 << 16
 #: Of 10,000 instructions of sqlite.
 _MOST_STEPS = 10_000
 
 
 def of_rpm(database: bytes) -> Iterator[Package]:
-    """`rpmdb.sqlite`. Raises sqlite3.Error, ValueError or struct.error for what is none."""
+    """`rpmdb.sqlite`. Raises ValueError or struct.error for what is none."""
+    for blob in _headers(database):
+        tags = _header(blob)
+        name, version = tags.get(_NAME, ""), tags.get(_VERSION, "")
+        if not name or not version or name == "gpg-pubkey":
+            continue
+        epoch = f"{tags[_EPOCH]}:" if _EPOCH in tags else ""
+        digest = next((f"{kind}:{tags[tag]}" for tag, kind in _DIGESTS if tag in tags), "")
+        full = f"{name}.{tags[_ARCH]}" if _ARCH in tags else name
+        yield Package("rpm", full, f"{epoch}{version}-{tags.get(_RELEASE, '')}", digest)
+
+
+def _headers(database: bytes) -> list[bytes]:
+    import sqlite3
+
     if len(database) < 512 or not database.startswith(b"SQLite format 3\0"):
         raise ValueError("not a database")
     # The journal of a database that was closed in an orderly way is empty, but its mark asks for one.
     head = bytearray(database[:100])
     if head[18:20] == b"\x02\x02":
         head[18:20] = b"\x01\x01"
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.deserialize(bytes(head) + database[100:])
-        connection.execute("PRAGMA trusted_schema = OFF")
-        # A view can take for ever. Reading a table takes a few steps for each row.
-        steps = itertools.count()
-        connection.set_progress_handler(lambda: next(steps) > _MOST_STEPS, 10_000)
-        for (blob,) in connection.execute("SELECT blob FROM Packages"):
-            tags = _header(bytes(blob))
-            name, version = tags.get(_NAME, ""), tags.get(_VERSION, "")
-            if not name or not version or name == "gpg-pubkey":
-                continue
-            epoch = f"{tags[_EPOCH]}:" if _EPOCH in tags else ""
-            kind = next(
-                (
-                    f"{kind}:{tags[tag]}"
-                    for tag, kind in ((_SHA256, "sha256"), (_SHA1, "sha1"))
-                    if tag in tags
-                ),
-                "",
-            )
-            full = f"{name}.{tags[_ARCH]}" if _ARCH in tags else name
-            yield Package("rpm", full, f"{epoch}{version}-{tags.get(_RELEASE, '')}", kind)
+    try:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.deserialize(bytes(head) + database[100:])
+            connection.execute("PRAGMA trusted_schema = OFF")
+            # A view can take for ever. Reading a table takes a few steps for each row.
+            steps = itertools.count()
+            connection.set_progress_handler(lambda: next(steps) > _MOST_STEPS, 10_000)
+            return [bytes(blob) for (blob,) in connection.execute("SELECT blob FROM Packages")]
+    except (sqlite3.Error, TypeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _header(blob: bytes) -> dict[int, str]:

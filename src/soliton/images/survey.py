@@ -7,7 +7,7 @@ files["/etc/passwd"].digest
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,7 +41,6 @@ def survey(
     *,
     contents: bool = True,
     identity: Identity | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> dict[str, FileFacts]:
     """Path → facts; a directory comes before what is in it. identity: to read directories as its root sees them.
 
@@ -56,7 +55,7 @@ def survey(
             files[_name(event["path"])] = _facts(event, files)
 
     request = {"root": core.encode(root), "contents": contents, "identity": core.encode(identity)}
-    core.converse("survey", request, on_event, pass_fds=pass_fds)
+    core.converse("survey", request, on_event)
     return files
 
 

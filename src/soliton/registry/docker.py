@@ -12,15 +12,26 @@ from soliton.registry.client import Client
 from soliton.registry.reference import Reference
 
 
-def resolve(client: Client, cache: Cache, platform: Platform, *, offline_is_fine: bool = False) -> OciImage:
+def resolve(
+    client: Client,
+    cache: Cache,
+    platform: Platform,
+    *,
+    offline_is_fine: bool = False,
+    pinned: str | None = None,
+) -> OciImage:
     """Finds manifest and configuration; layers are yet to be fetched.
 
     A digest that the cache knows needs no network. offline_is_fine: an unreachable registry is passed over, with a
-    warning, where the cache knows what the tag meant last time.
+    warning, where the cache knows what the tag meant last time. pinned: digest of the manifest to take in place of what the
+    name means.
     """
     reference = client.reference
     name = str(reference)
-    digest, manifest = _manifest(client, cache, reference, platform, offline_is_fine)
+    if pinned is None:
+        digest, manifest = _manifest(client, cache, reference, platform, offline_is_fine)
+    else:
+        digest, manifest = pinned, _pinned(client, cache, pinned, name)
     config, layers = oci.parts(manifest, name)
     data = cache.get(config.digest)
     if data is None:
@@ -35,6 +46,14 @@ def resolve(client: Client, cache: Cache, platform: Platform, *, offline_is_fine
         for number, layer in enumerate(layers, 1)
     )
     return OciImage(name, digest, data, found, "docker", (name, digest))
+
+
+def _pinned(client: Client, cache: Cache, digest: str, name: str) -> dict[str, object]:
+    data = cache.get(digest)
+    if data is None:
+        data, _ = client.manifest(digest, oci.ACCEPT)
+        cache.put(digest, data)
+    return oci.decode(data, f"the manifest of {name}")
 
 
 def _manifest(

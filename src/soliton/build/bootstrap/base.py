@@ -17,7 +17,8 @@ class Base:
     """What a stage starts from; read, never written.
 
     is_image: brings a `/.singularity.d`. oci_config: the configuration of an OCI image, for the SIF. source: reference and
-    digest of an image in a registry. architecture: OCI name, None where nobody says.
+    digest of an image in a registry. architecture: OCI name, None where nobody says. digest: `sha256:…` of what was named;
+    empty where it is to be computed from the file, or there is none.
     """
 
     root: ImageRoot | DirectoryRoot
@@ -25,14 +26,16 @@ class Base:
     oci_config: bytes | None = None
     source: tuple[str, str] | None = None
     architecture: str | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """An image of the cache: a SIF, and where it comes from."""
+    """An image of the cache: a SIF, where it comes from, and the digest of its manifest."""
 
     path: str
     source: tuple[str, str] | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class Sources:
     """How images that are not files here are had; filled in by `soliton.api.build`.
 
     fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF; the second argument is a path in
-    the workspace that it may be made at.
+    the workspace that it may be made at; the third the digest of the manifest to take, whatever the name means, or empty.
     """
 
-    fetch: Callable[[str, str], Fetched]
+    fetch: Callable[[str, str, str], Fetched]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Request:
     """folder: the stage's own in the workspace, as parts for `Workspace.place`. scene: of the stage, its root still
     empty. execute: carries out a plan whose payload is on the host or in the base, output going live to the user;
     capture: its output is returned.
-    environment: the host's. cwd: what relative names in the definition are relative to. say: one line for the user.
+    pinned: digest that a reference is held to, or empty. environment: the host's. cwd: what relative names in the definition are relative to. say: one line for the user.
     """
 
     header: Header
@@ -65,6 +68,7 @@ class Request:
     environment: Mapping[str, str]
     cwd: str
     say: Callable[[str], None]
+    pinned: str = ""
 
     def scene_of(self, root: ImageRoot | DirectoryRoot, surface: DirectSurface | UpperSurface) -> Scene:
         """The stage's scene with this root."""

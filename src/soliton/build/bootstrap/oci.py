@@ -10,6 +10,7 @@ from soliton.build.bootstrap.localimage import of_sif
 from soliton.build.header import Header
 from soliton.errors import BuildError
 from soliton.images.detect import open_image
+from soliton.record import replace
 
 
 def reference(header: Header, cwd: str) -> str:
@@ -26,8 +27,10 @@ def reference(header: Header, cwd: str) -> str:
 
 def bootstrap(request: Request) -> Base:
     wanted = reference(request.header, request.cwd)
-    fetched = request.sources.fetch(wanted, request.workspace.place(request.folder, "fetched.sif"))
+    fetched = request.sources.fetch(
+        wanted, request.workspace.place(request.folder, "fetched.sif"), request.pinned
+    )
     image = open_image(fetched.path)
     if image.sif is None:
         raise BuildError(f"`{wanted}` gave no SIF")
-    return of_sif(image, fetched.source, config=True)
+    return replace(of_sif(image, fetched.source, config=True), digest=fetched.digest)

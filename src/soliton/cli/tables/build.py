@@ -60,6 +60,18 @@ OPTIONS = (
         help="the same bytes from the same input (always so)",
     ),
     Option(
+        "lock",
+        keys=("LOCK",),
+        group=RESULT,
+        help="write SOURCE.lock: digests of bases and files, packages, time",
+    ),
+    Option(
+        "locked",
+        keys=("LOCKED",),
+        group=RESULT,
+        help="take the bases that SOURCE.lock names, and fail if anything else differs from it",
+    ),
+    Option(
         "keep-logs",
         keys=("KEEP_LOGS",),
         group=RESULT,
@@ -183,6 +195,11 @@ OPTIONS = (
     Option("no-setgroups", hidden=True, group=OTHERS, help="keep the groups", supported=False),
 )
 
+_SHARED_WITH_REBUILD = {
+    *("build-arg", "build-arg-file", "bind", "mount", "authfile", "disable-cache", "no-https", "nohttps"),
+    *("docker-host", "docker-login", "docker-username", "docker-password", "tmpdir", "ignore-subuid"),
+}
+
 COMMANDS = (
     Command(
         "build",
@@ -202,6 +219,35 @@ COMMANDS = (
             Example("soliton build --sandbox tree image.sif", "a directory to change", "image.sif"),
             Example("soliton build --force image.sif tree", "and a file again", "image.sif", "tree"),
             Example("soliton build alpine.sif docker://alpine:3.20", "from a registry", "registry"),
+            Example("soliton build --lock image.sif recipe.def", "note what went in", "recipe.def"),
+        ),
+    ),
+    Command(
+        "rebuild",
+        "IMAGE [TARGET]",
+        "build an image again from what it holds",
+        least=1,
+        most=2,
+        options=(
+            Option("check", group=RESULT, help="make no image: tell whether and where it differs"),
+            Option("json", "j", group=RESULT, help="the differences as JSON"),
+            Option("force", "F", group=RESULT, help="replace an existing target"),
+            Option(
+                "run-setup", group=STEPS, help="allow the recipe's %pre and %setup, which run on this machine"
+            ),
+            *(option for option in OPTIONS if option.name in _SHARED_WITH_REBUILD),
+        ),
+        handler="soliton.cli.rebuild:rebuild",
+        group="Making images",
+        description=(
+            "An image holds its recipe, the digests of bases and files, and the arguments that it was built with. It is built"
+            " again from the same bases; files that the recipe copies are taken from the working directory and have to be the"
+            " same. With --check the exit status is 0 if every byte is the same, 1 if not: then the first differences are"
+            " told. Secrets that were build arguments have to be given again."
+        ),
+        examples=(
+            Example("soliton rebuild --check image.sif", "is it what its recipe makes?", "image.sif"),
+            Example("soliton rebuild image.sif again.sif", "make it again", "image.sif"),
         ),
     ),
 )

@@ -26,6 +26,7 @@ COMMANDS = (
             Option("startscript", "s", help="what an instance does"),
             Option("test", "t", help="what `test` does"),
             Option("helpfile", "H", help="its help text"),
+            Option("provenance", help="what it was built from, and how: an in-toto statement, as JSON"),
             Option("all", help="everything, as JSON"),
             Option("json", "j", help="as JSON"),
             Option("list-apps", help="the names of its SCIF apps"),
