@@ -194,7 +194,7 @@ pub enum Mount {
     Tmpfs(Tmpfs),
     Proc { target: Text },
     Sys { target: Text },
-    Dev { target: Text, minimal: bool },
+    Dev { target: Text, minimal: bool, pts: bool },
     File(SynthesizedFile),
     Passwd(PasswdFile),
     Group(GroupFile),
@@ -219,6 +219,7 @@ struct MountRecord {
     mode: Option<u32>,
     #[serde(default)]
     minimal: bool,
+    pts: Option<bool>,
     content: Option<Text>,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -259,7 +260,11 @@ impl TryFrom<MountRecord> for Mount {
             }),
             "proc" => Mount::Proc { target: record.target_or("/proc") },
             "sys" => Mount::Sys { target: record.target_or("/sys") },
-            "dev" => Mount::Dev { target: record.target_or("/dev"), minimal: record.minimal },
+            "dev" => Mount::Dev {
+                target: record.target_or("/dev"),
+                minimal: record.minimal,
+                pts: record.pts.unwrap_or(true),
+            },
             "file" => Mount::File(SynthesizedFile {
                 target: needed(record.target, "target")?,
                 content: needed(record.content, "content")?,
@@ -387,20 +392,6 @@ pub enum Namespace {
     Cgroup,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ready {
-    Background,
-    Descriptor,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Helper {
-    pub argv: Vec<Text>,
-    pub ready: Ready,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -413,10 +404,6 @@ pub struct Plan {
     pub namespaces: Vec<Namespace>,
     #[serde(default)]
     pub hostname: Option<Text>,
-    #[serde(default)]
-    pub helper: Option<Helper>,
-    #[serde(default)]
-    pub netns: Option<Text>,
     #[serde(default)]
     pub copies: Vec<Copy>,
     #[serde(default)]

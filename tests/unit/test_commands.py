@@ -18,7 +18,6 @@ WITHOUT_EFFECT = {
     "allow-unauthenticated",
     "allow-unsigned",
     "ignore-fakeroot-command",
-    "keep-privs",
     "no-nv",
     "no-oci",
     "no-rocm",

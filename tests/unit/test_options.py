@@ -169,6 +169,11 @@ def in_the_contracts_words(option: Option) -> str:
 
 #: What the peers do not have.
 BEYOND = {
+    "config get": "json/j",
+    "config import": "system user force/F dry-run/d",
+    "config set": "system user dry-run/d",
+    "config show": "origin json/j",
+    "config unset": "system user dry-run/d",
     "build": "keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED}",
     "diff": "json/j ignore",
     "inspect": "provenance",
@@ -177,7 +182,11 @@ BEYOND = {
         disable-cache{{DISABLE_CACHE}} no-https{{NOHTTPS,NO_HTTPS}} nohttps(d)(h) {DOCKER} tmpdir{{TMPDIR}}(h)
         ignore-subuid{{IGNORE_SUBUID}}(h)""",
 }
-COMMANDS_BEYOND = {"diff", "rebuild"}
+COMMANDS_BEYOND = {
+    *(f"config {name}" for name in ("get", "import", "set", "show", "unset")),
+    "diff",
+    "rebuild",
+}
 
 
 def commands_of_the_contract() -> set[str]:

@@ -31,7 +31,7 @@ pub struct Minimal {
 }
 
 impl Minimal {
-    pub fn open(plan: &Plan) -> Result<Minimal, Failure> {
+    pub fn open(plan: &Plan, with_pts: bool) -> Result<Minimal, Failure> {
         let mut nodes = Vec::with_capacity(NODES.len() + 1);
         for name in NODES {
             match trees::of_host(format!("/dev/{name}")) {
@@ -44,7 +44,10 @@ impl Minimal {
             nodes.push(("console", terminal));
         }
         let shm = trees::new("tmpfs", &[("mode", b"1777")], trees::INERT);
-        let mut file_systems = vec![("shm", shm.map_err(|e| refused("tmpfs", e))?), ("pts", pts(plan)?)];
+        let mut file_systems = vec![("shm", shm.map_err(|e| refused("tmpfs", e))?)];
+        if with_pts {
+            file_systems.push(("pts", pts(plan)?));
+        }
         if plan.has(Namespace::Ipc) {
             let attributes = trees::INERT | MountAttrFlags::MOUNT_ATTR_NOEXEC;
             let mqueue = trees::new("mqueue", &[], attributes).map_err(|e| refused("mqueue", e))?;

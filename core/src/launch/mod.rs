@@ -14,7 +14,6 @@ pub mod init;
 pub mod kernel;
 pub mod mounts;
 pub mod namespaces;
-pub mod network;
 pub mod probe;
 pub mod process;
 pub mod remove;
@@ -55,15 +54,10 @@ pub fn run(fd: RawFd) -> i32 {
         );
         return FAILURE;
     }
-    launch(&plan)
-}
-
-/// Becomes the payload of a plan; returns the exit status if that could not be.
-pub fn launch(plan: &Plan) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
-    match assemble(plan) {
+    match assemble(&plan) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(inside) => match start(plan, umask, inside) {
+        Ok(inside) => match start(&plan, umask, inside) {
             Err(failure) => failure::explain(&failure),
             Ok(never) => match never {},
         },

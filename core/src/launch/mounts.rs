@@ -62,13 +62,13 @@ pub fn prepare<'p>(plan: &'p Plan, image: BorrowedFd<'_>) -> Result<Vec<Prepared
             Mount::Proc { target } => Some(open_kernel_tree("/proc", target, KERNEL)?),
             Mount::Sys { target } => Some(open_kernel_tree("/sys", target, KERNEL)?),
             // Whether the host's devices may be executed from is the host's decision.
-            Mount::Dev { target, minimal: false } => {
+            Mount::Dev { target, minimal: false, .. } => {
                 Some(open_kernel_tree("/dev", target, MountAttrFlags::MOUNT_ATTR_NOSUID)?)
             }
-            Mount::Dev { target, minimal: true } => {
+            Mount::Dev { target, minimal: true, pts } => {
                 let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
                 let tree = trees::tmpfs(DEV_SIZE, 0o755, nosuid).failed_at("mount", "tmpfs", target)?;
-                let inner = dev::Minimal::open(plan).map_err(|failure| failure.at(target))?;
+                let inner = dev::Minimal::open(plan, *pts).map_err(|failure| failure.at(target))?;
                 Some(Prepared::directory(target, What::Own(tree, Some(inner))))
             }
             Mount::File(file) => Some(Prepared {

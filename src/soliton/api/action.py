@@ -11,9 +11,9 @@ from soliton.images.architecture import require_runnable
 from soliton.images.detect import open_image
 from soliton.launch.compile import compile as compile_plan
 from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot
+from soliton.site import config as configuration
 from soliton.site import host as hosts
 from soliton.site import paths
-from soliton.site.config import DEFAULTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from soliton.images.detect import Image
     from soliton.launch.plan import Plan
     from soliton.launch.request import ActionRequest
-    from soliton.launch.shortcut import Call
-    from soliton.site.network import Network
+    from soliton.site.config import Config
 
 #: What may stand before `:` for an image that is not a file.
 _SCHEMES = frozenset(
@@ -75,12 +74,14 @@ def _cached(uri: str, fetching: Callable[[], PullOptions] | None) -> Image:
 
 def _writable_cache() -> str:
     """The cache, or a private temporary directory of the user's where the home cannot be written."""
-    environment, home = os.environ, paths.home_of_caller()
-    folder = paths.cache(environment, os.environ.get("HOME") or home)
+    environment, config = os.environ, configuration.current().config
+    folder = paths.cache(environment, paths.home_of_caller(environment), configured=config.cache_dir)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError:
-        folder = os.path.join(paths.temporary(environment), f"soliton-{os.getuid()}")
+        folder = os.path.join(
+            paths.temporary(environment, configured=config.tmp_dir), f"soliton-{os.getuid()}"
+        )
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if os.stat(folder).st_uid != os.getuid() or os.path.islink(folder):
             raise SolitonError(
@@ -112,80 +113,49 @@ def furnish(plan: Plan, workdir: str) -> None:
                 ) from None
 
 
-def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
-    """What can connect the container's network, if it asks for that, and the ports of the host that it asks for."""
-    from soliton.launch import network
+def require_allowed(image: Image, config: Config) -> None:
+    """Raises ImageError if the site's rules forbid this image."""
+    from soliton.launch.policy import require_image
 
-    request = request.settled()
-    if not network.asked_for(request):
-        return None
-    from soliton.site.network import look, port_in_use
-
-    for port in network.forwarded_ports(request):
-        reason = port_in_use(port.protocol, port.address, port.outside)
-        if reason:
-            raise SolitonError(
-                f"the port {port.outside}/{port.protocol} of this machine cannot be mapped into the container",
-                why=reason,
-                remedy="choose another one: `--network-args portmap=HOST:CONTAINER/tcp`",
-            )
-    return look(host.privileged)
+    status = image.status
+    require_image(
+        image,
+        config,
+        path=os.path.realpath(image.path),
+        owner=(hosts.user_name(status.st_uid), status.st_uid),
+        group=(hosts.group_name(status.st_gid), status.st_gid),
+    )
 
 
-def compiler(
-    request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
-) -> Callable[[hosts.Host], Plan]:
-    """What makes the plan for a request out of the facts of the machine. root: stands for the image's own, unpacked before."""
+def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None) -> Plan:
+    """The plan for a request. root: stands for the image's own, unpacked before."""
     require_runnable(image.architecture, request.image)
-    config, own = DEFAULTS, root or image.require_root()
-
-    def compiled(host: hosts.Host) -> Plan:
-        mapped = request.fakeroot and not request.ignore_subordinate_ids
-        subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
-        network = _network(request, host) if request.net or request.network or request.network_args else None
-        return compile_plan(
-            request,
-            own,
-            image.path,
-            config,
-            host,
-            subordinate=subordinate,
-            network=network,
-            reporter=reporter(),
-        )
-
-    return compiled
-
-
-def prepare(
-    request: ActionRequest,
-    image: Image,
-    root: ImageRoot | DirectoryRoot | None = None,
-    host: hosts.Host | None = None,
-) -> Plan:
-    """The plan for a request, and what it needs on the host."""
-    plan = compiler(request, image, root)(host or hosts.look())
+    config = configuration.current().config
+    host = hosts.look(mount_points=config.mount_hostfs)
+    if config is not configuration.DEFAULTS and not host.privileged:
+        require_allowed(image, config)
+    mapped = request.fakeroot and not request.ignore_subordinate_ids
+    subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
+    plan = compile_plan(
+        request,
+        root or image.require_root(),
+        image.path,
+        config,
+        host,
+        subordinate=subordinate,
+        reporter=reporter(),
+    )
     if request.workdir:
         furnish(plan, request.workdir)
     return plan
 
 
-def start(
-    request: ActionRequest,
-    fetching: Callable[[], PullOptions] | None = None,
-    call: Call | None = None,
-) -> NoReturn:
-    """Starts the container; this process becomes it. fetching: see `find_image`. call: if the plan may be stored."""
+def start(request: ActionRequest, fetching: Callable[[], PullOptions] | None = None) -> NoReturn:
+    """Starts the container; this process becomes it. fetching: see `find_image`."""
     image = find_image(request, fetching)
     root = image.require_root()
     if request.unsquash and isinstance(root, ImageRoot):
         from soliton.api.unpacked import run_unpacked
 
         sys.exit(run_unpacked(request, image, root))
-    host = hosts.look()
-    plan = prepare(request, image, host=host)
-    if call is not None:
-        from soliton.launch.shortcut import store
-
-        store(call, request, image, plan, host, compiler(request, image))
-    core.become("launch", plan)
+    core.become("launch", prepare(request, image))

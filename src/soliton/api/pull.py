@@ -24,9 +24,10 @@ from soliton.images import target as targets
 from soliton.images.cache import Cache, of_user
 from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
+from soliton.site import config as configuration
+from soliton.site import paths
 
 _LATER = ("library", "shub", "oras", "http", "https", "ipfs")
-_DOWNLOADS = 3
 
 
 class PullOptions(NamedTuple):
@@ -172,9 +173,8 @@ def _cache(options: PullOptions) -> Iterator[Cache]:
             return
     import tempfile
 
-    from soliton.site import paths
-
-    with tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=paths.temporary(os.environ)) as folder:
+    parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
+    with tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=parent) as folder:
         cache = Cache(folder)
         cache.prepare()
         yield cache
@@ -230,6 +230,19 @@ def _downloads(image: OciImage) -> list[Any]:
     return [layer.source for layer in image.layers if isinstance(layer.source, Download)]
 
 
+def _at_once() -> int:
+    """How many layers are fetched at the same time: `SOLITON_DOWNLOAD_CONCURRENCY` (or a peer's name for it), else as configured."""
+    told = paths.variable(os.environ, "DOWNLOAD_CONCURRENCY")
+    if told is None:
+        return max(1, configuration.current().config.download_concurrency)
+    if not (told.isascii() and told.isdigit() and 0 < int(told[:5]) <= 4096):
+        raise SolitonError(
+            f"the variable DOWNLOAD_CONCURRENCY has the value `{told}`",
+            why="expected a number from 1 to 4096",
+        )
+    return int(told)
+
+
 def _start(downloads: list[Any]) -> list[threading.Thread]:
     """A few at a time, the uppermost layer first: that is the order they are read in."""
     pending = list(downloads)
@@ -243,7 +256,8 @@ def _start(downloads: list[Any]) -> list[threading.Thread]:
                 download = pending.pop()
             download.run()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_DOWNLOADS, len(downloads)))]
+    most = min(_at_once(), len(downloads))
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(most)]
     for thread in threads:
         thread.start()
     return threads

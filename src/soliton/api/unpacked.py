@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from soliton import core
 from soliton.api.action import prepare
 from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.site import config as configuration
 from soliton.site import paths
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 
 def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
     """Unpacks, runs and cleans up; the container's status, 128 + n for a signal."""
-    parent = paths.temporary(os.environ, request.tmpdir)
+    parent = paths.temporary(os.environ, request.tmpdir, configured=configuration.current().config.tmp_dir)
     folder = tempfile.mkdtemp(prefix="soliton-unsquash-", dir=parent)
     target = os.path.join(folder, "root")
     try:

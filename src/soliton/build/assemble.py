@@ -196,7 +196,7 @@ def _packing(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
         if found.compressor in COMPRESSORS and (compressor is None or not own):
             compressor = found.compressor
         block = block or found.block_size
-    return Packing(compressor or "zstd", wish.level, block or 131072, wish.threads)
+    return Packing(compressor or "zstd", wish.level, block or 131072, wish.threads or _threads())
 
 
 def _layer(root: ImageRoot | DirectoryRoot) -> Layer:
@@ -236,3 +236,10 @@ def _script(job: Job, stage: Stage, name: str) -> metadata.Script | None:
     if section is None or not job.settings.choice.wants(name):
         return None
     return metadata.Script(section.body.rstrip("\n"), section.arguments)
+
+
+def _threads() -> int:
+    """As configured; 0 is as many as this process may use."""
+    from soliton.site import config as configuration
+
+    return configuration.current().config.mksquashfs_procs

@@ -26,6 +26,8 @@ from types import FrameType
 from soliton import core
 from soliton.errors import BuildError, TargetError
 from soliton.launch.plan import Identity
+from soliton.site import config as configuration
+from soliton.site import paths
 from soliton.site.paths import PREFIXES
 
 NAME = "soliton-build-"
@@ -62,6 +64,10 @@ def parent(option: str | None, environment: Mapping[str, str]) -> tuple[str, str
     for name in VARIABLES:
         if environment.get(name):
             return os.path.abspath(environment[name]), name
+    configured = configuration.current().config.tmp_dir
+    if configured:
+        home = paths.home_of_caller(environment)
+        return paths.filled("tmp-dir", configured, environment, home), "tmp-dir in the configuration"
     for default in DEFAULTS:
         if os.path.isdir(default) and os.access(default, os.W_OK | os.X_OK):
             return default, "the default"

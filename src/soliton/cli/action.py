@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from soliton import messages
-from soliton.errors import SolitonError
+from soliton.errors import NotSupported, SolitonError
 from soliton.launch.request import ActionRequest
 
 TYPE_CHECKING = False
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
     from soliton.launch.request import Action
-    from soliton.launch.shortcut import Call
 
 
 def exec_(invocation: Invocation) -> int:
@@ -33,6 +31,16 @@ def test(invocation: Invocation) -> int:
 def request_of(action: Action, invocation: Invocation) -> ActionRequest:
     """What the command line asks for."""
     flag, text, words = invocation.flag, invocation.text, invocation.words
+    networks = (
+        [name for value in words("network") for name in value.split(",")]
+        if "network" in invocation.options
+        else []
+    )
+    if (flag("net") and not networks) or any(name != "none" for name in networks):
+        raise NotSupported(
+            "a network of its own with a connection",
+            remedy="`--net --network none` gives one with a loopback only",
+        )
     return ActionRequest(
         action=action,
         image=invocation.positionals[0],
@@ -59,10 +67,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         no_pid=flag("no-pid"),
         ipc=flag("ipc"),
         uts=flag("uts"),
-        net=flag("net"),
-        network=words("network"),
-        network_args=words("network-args"),
-        netns_path=text("netns-path"),
+        net=flag("net") or bool(networks),
         hostname=text("hostname"),
         dns=words("dns"),
         no_init=flag("no-init"),
@@ -73,6 +78,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         unsquash=flag("unsquash"),
         no_umask=flag("no-umask"),
         no_privs=flag("no-privs"),
+        keep_privs=flag("keep-privs"),
         add_caps=words("add-caps"),
         drop_caps=words("drop-caps"),
         ignore_subordinate_ids=flag("ignore-subuid"),
@@ -98,15 +104,4 @@ def _start(action: Action, invocation: Invocation) -> int:
 
         return options_of(invocation)._replace(offline_is_fine=True)
 
-    start(request_of(action, invocation), fetching, _storing(invocation))
-
-
-def _storing(invocation: Invocation) -> Call | None:
-    """What is needed to store the plan of this call, where the core has asked for it."""
-    from soliton.cli.main import witness
-
-    if witness is None:
-        return None
-    from soliton.launch.shortcut import Call
-
-    return Call(len(invocation.positionals), invocation.given, messages.spoken(), witness)
+    start(request_of(action, invocation), fetching)

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from soliton.cli.invocation import Invocation
-    from soliton.site.witness import Witness
-
-#: Watches over a call whose plan may be stored for the next (`launch/shortcut.py`).
-witness: Witness | None = None
 
 PROGRAMS = ("soliton", "apptainer", "singularity")
 
@@ -31,12 +27,7 @@ def run(words: Sequence[str]) -> int:
 
     words: as the native program hands them over: `--invoked-as NAME`, then what the user wrote; or `--report-failure RECORD`.
     """
-    global witness
     give_standard_streams()
-    if "_SOLITON_NAMES" in os.environ:
-        from soliton.site.witness import Witness
-
-        witness = Witness()
     program, words = called_as(words)
     path: tuple[str, ...] = ()
     try:
@@ -49,6 +40,10 @@ def run(words: Sequence[str]) -> int:
             configure(invocation.global_options, os.environ)
             for at, text in invocation.notices:
                 messages.say(at, text)
+            if file := invocation.global_options.get("config"):
+                from soliton.site.config import choose
+
+                choose(str(file))
             status = call(invocation)
             flush_results()
             return status

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from soliton.errors import TargetError
+from soliton.site import config as configuration
 from soliton.site import paths
 
 #: A writer on another host that has not written for so long is taken for dead.
@@ -118,7 +119,8 @@ class Cache:
 
 def of_user() -> Cache:
     """The caller's cache; nothing is created yet."""
-    return Cache(paths.cache(os.environ, os.environ.get("HOME") or paths.home_of_caller()))
+    home = paths.home_of_caller(os.environ)
+    return Cache(paths.cache(os.environ, home, configured=configuration.current().config.cache_dir))
 
 
 def _tag_key(reference: str, platform: str) -> str:

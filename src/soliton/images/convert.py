@@ -15,6 +15,7 @@ from soliton.errors import ImageError, TargetError
 from soliton.images import metadata, ociconfig, sif_write
 from soliton.images.labels import BuildFacts
 from soliton.images.oci import Layer, OciImage, check_layers
+from soliton.site import config as configuration
 
 #: Changes whenever the same image would give other bytes.
 VERSION = 1
@@ -104,6 +105,7 @@ def to_sif(
             "layers": records,
             "output": {"fd": fd, "offset": layout.partition_offset},
             "epoch": time,
+            "threads": configuration.current().config.mksquashfs_procs,
         }
         for feeder in feeders:
             _widen(feeder.pipe)

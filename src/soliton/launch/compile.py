@@ -19,17 +19,16 @@ from soliton.launch.plan import (
     ReadOnlySurface,
     TmpfsSurface,
 )
+from soliton.site.config import DEFAULTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from soliton.launch.network import Connection
     from soliton.launch.plan import Namespace, Surface
     from soliton.launch.request import ActionRequest
     from soliton.site.config import Config
     from soliton.site.host import Host, SubordinateIds
-    from soliton.site.network import Network
 
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
@@ -42,35 +41,30 @@ def compile(
     host: Host,
     *,
     subordinate: SubordinateIds | None = None,
-    network: Network | None = None,
     reporter: tuple[str, ...] = (),
 ) -> Plan:
     """root, path: of the image, which is absolute. subordinate: the caller's ranges, looked up for `--fakeroot`.
-    network: what can connect a network of the container's own, looked up where one is asked for.
 
     Raises SolitonError for values that make no sense.
     """
     request = request.settled()
     as_root = request.fakeroot and not host.privileged
     identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
+    namespaces = _namespaces(request)
+    if config is not DEFAULTS:
+        from soliton.launch.policy import require_request
+
+        require_request(request, config, host, identity, namespaces)
     binds = user_binds(request, host)
     if isinstance(root, ImageRoot):
         stored = not identity.uid_map or not identities.is_single(identity)
         root = ImageRoot(root.path, root.offset, root.size, "stored" if stored else "caller")
     home = home_of(request, host)[1]
-    connection, netns = _network(request, network)
     return Plan(
         identity=identity,
         root=root,
         surface=_surface(request, root, path, config),
-        mounts=compile_mounts(
-            request,
-            config,
-            host,
-            binds,
-            as_root=as_root,
-            resolv_conf=connection.resolv_conf if connection else None,
-        ),
+        mounts=compile_mounts(request, config, host, binds, as_root=as_root),
         process=Process(
             action=request.action,
             argv=request.argv,
@@ -87,13 +81,11 @@ def compile(
             shells=(request.shell,) if request.shell else _SHELLS,
             umask=0o022 if request.no_umask else host.umask,
             no_new_privs=True,
-            capabilities=_capabilities(request, host),
+            capabilities=_capabilities(request, config, host),
             init=not request.no_init,
         ),
-        namespaces=_namespaces(request),
+        namespaces=namespaces,
         hostname=request.hostname,
-        helper=connection.helper if connection else None,
-        netns=netns,
         name=path.rstrip("/").rpartition("/")[2],
         reporter=reporter,
     )
@@ -113,8 +105,20 @@ def _surface(request: ActionRequest, root: ImageRoot | DirectoryRoot, path: str,
             )
         return DirectSurface()
     if request.writable_tmpfs:
+        if config.enable_overlay == "no":
+            raise LaunchError(
+                "`--writable-tmpfs` is not possible here",
+                why="it is an overlay, and the configuration has `enable-overlay = false`",
+            )
         return TmpfsSurface(config.sessiondir_max_size)
-    return ReadOnlySurface("underlay" if request.underlay else "auto")
+    return ReadOnlySurface(_layer(request, config))
+
+
+def _layer(request: ActionRequest, config: Config) -> Literal["auto", "overlay", "underlay"]:
+    """How missing mount points are made."""
+    if request.underlay or config.enable_underlay == "preferred" or config.enable_overlay == "no":
+        return "underlay"
+    return "overlay" if config.enable_underlay == "no" else "auto"
 
 
 def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:
@@ -122,19 +126,9 @@ def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:
         ("pid", request.pid),
         ("ipc", request.ipc),
         ("uts", request.uts),
-        ("net", request.net and not request.netns_path),
+        ("net", request.net),
     )
     return tuple(name for name, asked in wanted if asked)
-
-
-def _network(request: ActionRequest, facts: Network | None) -> tuple[Connection | None, str | None]:
-    """The connection of a network namespace of the container's own, and the path of one that is joined."""
-    if not request.net and not request.netns_path:
-        return None, None
-    from soliton.launch import network as networks
-
-    netns = networks.check_netns(request)
-    return None if netns else networks.connection(request, facts), netns
 
 
 def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple[str, ...]:
@@ -147,8 +141,13 @@ def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple
     return (host.cwd, home, "/")
 
 
-def _capabilities(request: ActionRequest, host: Host) -> Literal["none", "all"] | tuple[str, ...]:
-    none = request.no_privs or not (request.fakeroot or host.privileged)
+def _capabilities(
+    request: ActionRequest, config: Config, host: Host
+) -> Literal["none", "all"] | tuple[str, ...]:
+    root = request.fakeroot or host.privileged
+    if host.privileged and config.root_default_capabilities == "no":
+        root = request.keep_privs
+    none = request.no_privs or not root
     if not request.add_caps and (none or not request.drop_caps):
         return "none" if none else "all"
     from soliton.launch.capabilities import NAMES, kept

@@ -19,8 +19,6 @@ from soliton.launch.plan import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from soliton.launch.plan import Mount
     from soliton.launch.request import ActionRequest
     from soliton.site.config import Config
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 #: Names that `--no-mount` takes, besides absolute paths.
 NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")
 #: The working directory is not mounted when it is one of these, or below one of the second group.
-NOT_CWD = frozenset({"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"})
-NEVER_BELOW = ("/sys", "/proc", "/dev")
-#: What the mount of the working directory says of itself.
-CURRENT_DIRECTORY = "current directory"
+_NOT_CWD = frozenset({"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"})
+#: Of the host's file systems, what never becomes a mount of `mount hostfs`.
+_NOT_HOSTFS = ("/sys", "/proc", "/dev", "/run", "/boot", "/lib/modules")
+_NEVER_BELOW = ("/sys", "/proc", "/dev")
 
 
 def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
@@ -67,18 +65,9 @@ def home_of(request: ActionRequest, host: Host) -> tuple[str, str]:
 
 
 def compile_mounts(
-    request: ActionRequest,
-    config: Config,
-    host: Host,
-    binds: list[Bind],
-    *,
-    as_root: bool,
-    resolv_conf: str | None = None,
+    request: ActionRequest, config: Config, host: Host, binds: list[Bind], *, as_root: bool
 ) -> tuple[Mount, ...]:
-    """All mounts of a container. as_root: the payload is root inside without being root outside.
-
-    resolv_conf: content of the file where the host's would lead nowhere.
-    """
+    """All mounts of a container. as_root: the payload is root inside without being root outside."""
     skipped = set(request.no_mount)
     for name in skipped:
         if name not in NO_MOUNT and not name.startswith("/"):
@@ -90,14 +79,18 @@ def compile_mounts(
     mounts: list[Mount] = []
     if "dev" not in skipped and config.mount_dev != "no":
         minimal = contain or config.mount_dev == "minimal"
-        mounts.append(Dev(minimal=minimal, origin="--contain" if contain else "mount dev"))
+        pts = config.mount_devpts and "devpts" not in skipped
+        mounts.append(Dev(minimal=minimal, pts=pts, origin="--contain" if contain else "mount dev"))
+    if config.mount_hostfs and not contain and "hostfs" not in skipped:
+        mounts += _hostfs(host)
     if "bind-paths" not in skipped:
         for path in config.bind_path:
-            source, _, target = path.partition(":")
+            source, target, options = (*path.split(":"), "", "")[:3]
             if (target or source) not in skipped and (
                 not contain or source in ("/etc/hosts", "/etc/localtime")
             ):
-                mounts.append(Bind(source, target or source, optional=True, origin="bind path"))
+                read_only = options == "ro"
+                mounts.append(Bind(source, target or source, read_only, optional=True, origin="bind path"))
     if config.mount_proc and "proc" not in skipped:
         mounts.append(Proc(origin="mount proc"))
     if config.mount_sys and "sys" not in skipped:
@@ -113,15 +106,25 @@ def compile_mounts(
             mounts.append(Bind(name, path, origin="--scratch"))
         else:
             mounts.append(Tmpfs(path, size, 0o1777, origin="--scratch"))
-    mounts += _identity_files(request, config, host, as_root=as_root, resolv_conf=resolv_conf)
+    mounts += _identity_files(request, config, host, as_root=as_root)
     mounts += binds
-    mounts += _cwd(request, host, skipped, mounts)
+    mounts += _cwd(request, config, host, skipped, mounts)
     return tuple(mounts)
 
 
 def _workdir(request: ActionRequest, host: Host) -> str:
     assert request.workdir
     return posixpath.normpath(posixpath.join(host.cwd or "/", request.workdir))
+
+
+def _hostfs(host: Host) -> list[Mount]:
+    """The host's file systems, but for those that a container has of its own. Each brings what is mounted below it."""
+    found: list[str] = []
+    for path in host.mount_points:
+        covered = any(_is_below(path, top) for top in (*_NOT_HOSTFS, *found))
+        if path != "/" and not covered:
+            found.append(path)
+    return [Bind(path, path, optional=True, origin="mount hostfs") for path in found]
 
 
 def _home(request: ActionRequest, config: Config, host: Host, skipped: set[str], size: int) -> list[Mount]:
@@ -149,9 +152,7 @@ def _tmp(request: ActionRequest, config: Config, host: Host, skipped: set[str], 
     return [Tmpfs(path, size, 0o1777, origin="--contain") for path, _ in pairs]
 
 
-def _identity_files(
-    request: ActionRequest, config: Config, host: Host, *, as_root: bool, resolv_conf: str | None
-) -> list[Mount]:
+def _identity_files(request: ActionRequest, config: Config, host: Host, *, as_root: bool) -> list[Mount]:
     mounts: list[Mount] = []
     uid = 0 if as_root else host.uid
     writable_root = uid == 0 and (request.writable or request.writable_tmpfs)
@@ -166,8 +167,6 @@ def _identity_files(
     if request.dns:
         text = "".join(f"nameserver {address.strip()}\n" for address in request.dns)
         mounts.append(SynthesizedFile("/etc/resolv.conf", text, optional=True, origin="--dns"))
-    elif config.config_resolv_conf and resolv_conf:
-        mounts.append(SynthesizedFile("/etc/resolv.conf", resolv_conf, optional=True, origin="--network"))
     elif config.config_resolv_conf and host.resolv_conf:
         mounts.append(
             Bind("/etc/resolv.conf", "/etc/resolv.conf", optional=True, origin="config resolv_conf")
@@ -179,20 +178,21 @@ def _identity_files(
     return mounts
 
 
-def _cwd(request: ActionRequest, host: Host, skipped: set[str], before: list[Mount]) -> list[Mount]:
+def _cwd(
+    request: ActionRequest, config: Config, host: Host, skipped: set[str], before: list[Mount]
+) -> list[Mount]:
     cwd = host.cwd
-    if request.contain or "cwd" in skipped or cwd is None or cwd in NOT_CWD:
+    if request.contain or "cwd" in skipped or cwd is None or cwd in _NOT_CWD:
         return []
-    if any(cwd == top or cwd.startswith(f"{top}/") for top in NEVER_BELOW):
+    if not config.user_bind_control and not host.privileged:
         return []
-    if any(_is_below(cwd, place) for place in in_place(before)):
+    if any(cwd == top or cwd.startswith(f"{top}/") for top in _NEVER_BELOW):
         return []
-    return [Bind(cwd, cwd, optional=True, origin=CURRENT_DIRECTORY)]
-
-
-def in_place(mounts: Iterable[Mount]) -> tuple[str, ...]:
-    """Directories of the host that are inside at their own path."""
-    return tuple(m.target for m in mounts if isinstance(m, Bind) and m.source == m.target)
+    for mount in before:
+        # Already inside, at its own path.
+        if isinstance(mount, Bind) and mount.source == mount.target and _is_below(cwd, mount.target):
+            return []
+    return [Bind(cwd, cwd, optional=True, origin="current directory")]
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -46,9 +46,6 @@ class ActionRequest:
     ipc: bool = False
     uts: bool = False
     net: bool = False
-    network: tuple[str, ...] = ()
-    network_args: tuple[str, ...] = ()
-    netns_path: str | None = None
     hostname: str | None = None
     dns: tuple[str, ...] = ()
     no_init: bool = False
@@ -59,6 +56,7 @@ class ActionRequest:
     unsquash: bool = False
     no_umask: bool = False
     no_privs: bool = False
+    keep_privs: bool = False
     add_caps: tuple[str, ...] = ()
     drop_caps: tuple[str, ...] = ()
     ignore_subordinate_ids: bool = False
@@ -82,8 +80,6 @@ class ActionRequest:
             request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:
             request = replace(request, pid=False)
-        if request.network or request.network_args:
-            request = replace(request, net=True)
         if request.hostname:
             request = replace(request, uts=True)
         return request

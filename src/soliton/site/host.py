@@ -9,7 +9,6 @@ from soliton.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 
 @record
@@ -22,30 +21,12 @@ class SubordinateIds:
     newgidmap: str
 
 
-class Watched(dict[str, str]):
-    """An environment that remembers which variables were asked for by name: what a plan depends on."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        super().__init__(environment)
-        self.asked: set[str] = set()
-
-    def __getitem__(self, key: str) -> str:
-        self.asked.add(key)
-        return super().__getitem__(key)
-
-    def __contains__(self, key: object) -> bool:
-        if isinstance(key, str):
-            self.asked.add(key)
-        return super().__contains__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
-        return super().get(key, default)
-
-
 @record
 class Host:
-    """groups: (name, number) of every group of the caller, the primary one first. cwd: None if it is gone."""
+    """groups: (name, number) of every group of the caller, the primary one first. cwd: None if it is gone.
+
+    mount_points: of every file system of the host, outer ones first; empty where nobody asked.
+    """
 
     uid: int
     gid: int
@@ -60,10 +41,14 @@ class Host:
     hostname: str
     resolv_conf: bool
     privileged: bool
+    mount_points: tuple[str, ...] = ()
 
 
-def look() -> Host:
-    """Takes the facts of this process. Names that the user database does not know are numbers."""
+def look(*, mount_points: bool = False) -> Host:
+    """Takes the facts of this process. Names that the user database does not know are numbers.
+
+    mount_points: whether those are asked for.
+    """
     import pwd
 
     uid, gid = os.getuid(), os.getgid()
@@ -82,25 +67,56 @@ def look() -> Host:
         shell=shell or "/bin/sh",
         groups=_groups(gid),
         cwd=_cwd(environment),
-        environment=_own_environment(environment),
+        environment=dict(environment),
         umask=_umask(),
         hostname=os.uname().nodename,
         resolv_conf=os.path.exists("/etc/resolv.conf"),
         # Mapped root of an outer container may mount too, but only within a user namespace of its own.
         privileged=uid == 0 and _in_first_namespace(),
+        mount_points=_mount_points() if mount_points else (),
     )
 
 
-def _groups(primary: int) -> tuple[tuple[str, int], ...]:
+def user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
     import grp
 
-    found: list[tuple[str, int]] = []
-    for gid in (primary, *sorted(set(os.getgroups()) - {primary})):
-        try:
-            found.append((grp.getgrgid(gid).gr_name, gid))
-        except KeyError:
-            found.append((str(gid), gid))
-    return tuple(found)
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _groups(primary: int) -> tuple[tuple[str, int], ...]:
+    return tuple((group_name(gid), gid) for gid in (primary, *sorted(set(os.getgroups()) - {primary})))
+
+
+def _mount_points() -> tuple[str, ...]:
+    """Where file systems are mounted, outer ones first."""
+    found: list[str] = []
+    try:
+        with open("/proc/self/mounts", "rb") as table:
+            for line in table:
+                name = line.split(b" ")[1]
+                for code, character in (
+                    (b"\\040", b" "),
+                    (b"\\011", b"\t"),
+                    (b"\\012", b"\n"),
+                    (b"\\134", b"\\"),
+                ):
+                    name = name.replace(code, character)
+                found.append(os.fsdecode(name))
+    except OSError:
+        return ()
+    return tuple(sorted(set(found), key=lambda path: path.split("/")))
 
 
 def _cwd(environment: Mapping[str, str]) -> str | None:
@@ -117,14 +133,6 @@ def _cwd(environment: Mapping[str, str]) -> str | None:
         except OSError:
             pass
     return here
-
-
-def _own_environment(environment: Mapping[str, str]) -> Watched:
-    """The caller's environment, without what the interpreter put there."""
-    own = Watched(environment)
-    if "_SOLITON_NO_LC_CTYPE" in environment:
-        own.pop("LC_CTYPE", None)
-    return own
 
 
 def _umask() -> int:
@@ -148,16 +156,19 @@ def _in_first_namespace() -> bool:
 
 def subordinate_ids(uid: int, name: str) -> SubordinateIds | None:
     """What the caller may map by `newuidmap`: None without an entry in both tables or without the programs."""
-    newuidmap, newgidmap = program("newuidmap"), program("newgidmap")
+    newuidmap, newgidmap = _program("newuidmap"), _program("newgidmap")
     users, groups = _range("/etc/subuid", uid, name), _range("/etc/subgid", uid, name)
     if newuidmap is None or newgidmap is None or users is None or groups is None:
         return None
     return SubordinateIds(users, groups, newuidmap, newgidmap)
 
 
-def program(name: str) -> str | None:
-    """Absolute path of a program, which an ordinary user's PATH may lack."""
-    for folder in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/sbin", "/bin", "/sbin"):
+def _program(name: str) -> str | None:
+    """Absolute path of a program, which an ordinary user's PATH may lack: by the directive `binary-path`."""
+    from soliton.site import config as configuration
+
+    chosen = configuration.current().config.binary_path
+    for folder in chosen.replace("$PATH", os.environ.get("PATH", "")).split(":"):
         path = f"{folder}/{name}"
         if folder.startswith("/") and os.path.isfile(path) and os.access(path, os.X_OK):
             return path

@@ -47,6 +47,21 @@ COMMANDS = (
         group=ABOUT,
         subcommands=tuple(_completion(shell) for shell in ("bash", "zsh", "fish", "powershell")),
     ),
-    Command("buildcfg", "[NAME]", "settings this program was built with", most=1, hidden=True),
-    Command("confgen", "[OLD] NEW", "write a configuration file", least=1, most=2, hidden=True),
+    Command(
+        "buildcfg",
+        "[NAME]",
+        "settings this program was built with",
+        most=1,
+        hidden=True,
+        handler="soliton.cli.config:buildcfg",
+    ),
+    Command(
+        "confgen",
+        "[OLD] NEW",
+        "write a configuration file",
+        least=1,
+        most=2,
+        hidden=True,
+        handler="soliton.cli.config:confgen",
+    ),
 )

@@ -216,7 +216,10 @@ _IDENTITY = (
         "userns", "u", keys=("USERNS", "UNSHARE_USERNS"), group=IDENTITY, help="a user namespace (always so)"
     ),
     Option(
-        "keep-privs", keys=("KEEP_PRIVS",), group=IDENTITY, help="root keeps every capability (always so)"
+        "keep-privs",
+        keys=("KEEP_PRIVS",),
+        group=IDENTITY,
+        help="root keeps every capability, whatever the site's default is",
     ),
     Option("no-privs", keys=("NO_PRIVS",), group=IDENTITY, help="root gives up every capability"),
     Option(
@@ -347,13 +350,7 @@ _CDI = (
 )
 
 _NETWORK = (
-    Option(
-        "net",
-        "n",
-        keys=("NET", "UNSHARE_NET"),
-        group=NETWORK,
-        help="a network of its own, connected by the program pasta or slirp4netns",
-    ),
+    Option("net", "n", keys=("NET", "UNSHARE_NET"), group=NETWORK, help="a network namespace of its own"),
     Option(
         "network",
         None,
@@ -361,7 +358,7 @@ _NETWORK = (
         "NAME",
         keys=("NETWORK",),
         group=NETWORK,
-        help="pasta (also bridge, ptp), slirp4netns, or none for a loopback only; implies --net",
+        help="networks to join; `none` is loopback only; implies --net",
     ),
     Option(
         "network-args",
@@ -370,7 +367,8 @@ _NETWORK = (
         "ARG",
         keys=("NETWORK_ARGS",),
         group=NETWORK,
-        help="portmap=HOST:CONTAINER/tcp lets connections in, hostport=PORT/tcp reaches the host's loopback; implies --net",
+        supported=False,
+        help="arguments for the network; implies --net",
     ),
     Option(
         "netns-path",
@@ -379,6 +377,7 @@ _NETWORK = (
         "FILE",
         keys=("NETNS_PATH",),
         group=NETWORK,
+        supported=False,
         help="join an existing network namespace",
     ),
     Option(

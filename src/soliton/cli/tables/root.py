@@ -15,6 +15,13 @@ GLOBALS = (
     Option(
         "nocolor", keys=("NOCOLOR",), help="no colours (as with NO_COLOR, and where stderr is no terminal)"
     ),
-    Option("config", "c", TEXT, "FILE", keys=("CONFIG_FILE",), help="configuration file", supported=False),
+    Option(
+        "config",
+        "c",
+        TEXT,
+        "FILE",
+        keys=("CONFIG_FILE",),
+        help="configuration file instead of the usual ones (for root, and where the installation is one's own)",
+    ),
     Option("build-config", help="settings used by nested build steps", hidden=True, supported=False),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from soliton.cli.commands import Command
+from soliton.cli.commands import Command, Example
 from soliton.cli.options import TEXT, Option
 
 HOUSEKEEPING = "Housekeeping"
@@ -11,13 +11,83 @@ WHO = (
     Option("group", "g", TEXT, "NAME", keys=("CAP_GROUP",), help="the group"),
 )
 
+_JSON = Option("json", "j", help="as JSON")
+_DRY_RUN = Option("dry-run", "d", help="only show the file as it would be")
+_WHOSE = (
+    Option("system", help="in the site's file (so for root)"),
+    Option("user", help="in the user's own file (so for others)"),
+)
+
 COMMANDS = (
     Command(
         "config",
         "",
         "the configuration",
         group=HOUSEKEEPING,
+        description=(
+            "One file, soliton.toml: the site's in /etc/soliton or PREFIX/etc/soliton, the user's in ~/.config/soliton."
+            " The user's wins, but for rules of the site and what the site locks."
+        ),
         subcommands=(
+            Command(
+                "show",
+                "[DIRECTIVE…]",
+                "what holds, as a file that could be used",
+                most=None,
+                options=(Option("origin", help="and which line of which file says so"), _JSON),
+                handler="soliton.cli.config:show",
+                examples=(
+                    Example("soliton config show --origin", "everything, and where it comes from"),
+                    Example("soliton config show bind-path mount-home", "of two directives"),
+                ),
+            ),
+            Command(
+                "get",
+                "DIRECTIVE",
+                "the value of one directive",
+                least=1,
+                most=1,
+                options=(_JSON,),
+                handler="soliton.cli.config:get",
+                examples=(Example("soliton config get bind-path", "one value a line"),),
+            ),
+            Command(
+                "set",
+                "DIRECTIVE VALUE…",
+                "change one directive",
+                least=2,
+                most=None,
+                options=(*_WHOSE, _DRY_RUN),
+                handler="soliton.cli.config:set_",
+                description="A list takes several values. Comments in the file stay.",
+                examples=(
+                    Example("soliton config set --user mount-tmp false", "from now on no /tmp of the host"),
+                    Example("soliton config set --dry-run bind-path /data /scratch:/work", "show the file"),
+                ),
+            ),
+            Command(
+                "unset",
+                "DIRECTIVE",
+                "take one directive out of the file",
+                least=1,
+                most=1,
+                options=(*_WHOSE, _DRY_RUN),
+                handler="soliton.cli.config:unset",
+                examples=(Example("soliton config unset --user mount-tmp", "back to what the site says"),),
+            ),
+            Command(
+                "import",
+                "FILE",
+                "take over apptainer.conf or singularity.conf",
+                least=1,
+                most=1,
+                options=(*_WHOSE, Option("force", "F", help="replace an existing file"), _DRY_RUN),
+                handler="soliton.cli.config:import_",
+                description="What has no meaning without setuid is left out, each with a comment that says why.",
+                examples=(
+                    Example("soliton config import --dry-run apptainer.conf", "see it", "apptainer.conf"),
+                ),
+            ),
             Command(
                 "fakeroot",
                 "USER",
@@ -43,8 +113,13 @@ COMMANDS = (
                     Option("unset", "u", help="take a value away"),
                     Option("get", "g", help="show it"),
                     Option("reset", "r", help="back to its default"),
-                    Option("dry-run", "d", help="only show the result"),
+                    _DRY_RUN,
                 ),
+                handler="soliton.cli.config:global_",
+                description=(
+                    "As the peers have it, for the site's file: --set adds to a list, --unset takes a value out of it."
+                ),
+                examples=(Example('soliton config global --get "bind path"', "by its name at the peers"),),
             ),
         ),
     ),
