@@ -8,6 +8,7 @@ pub mod fuse;
 pub mod handover;
 pub mod launch;
 pub mod layers;
+pub mod owner;
 pub mod plan;
 pub mod read;
 pub mod request;

@@ -112,7 +112,7 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
         }
         Root::Directory(path) => {
             enter()?;
-            let how = Reading { overlay: false, exclude: &[], without: &[], clamp: None };
+            let how = Reading { overlay: false, exclude: &[], without: &[], clamp: None, recorded: false };
             let none = std::collections::HashSet::new();
             let wanted = if request.contents { Wanted::Everything } else { Wanted::Only(&none) };
             directory::read(path.as_path(), how, 0, &wanted, &count, &mut sink)?

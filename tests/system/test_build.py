@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.judges import listing
 from tests.system.program import Program, Result
 
 EVERYTHING = """\
@@ -417,6 +418,57 @@ def test_an_existing_sandbox_is_kept_unless_forced(soliton: Program, busybox_sif
     assert names(soliton) == {"tree", "recipe.def"} and (soliton.cwd / "tree/precious").exists()
     soliton("build", "--force", "--sandbox", "tree", busybox_sif).ok()
     assert not (soliton.cwd / "tree/precious").exists() and (soliton.cwd / "tree/bin/busybox").exists()
+
+
+def test_owners_that_steps_give_count_in_the_image(soliton: Program, busybox_sif: Path) -> None:
+    """With subordinate ids they are real; without, they are written down while the steps run."""
+    write(
+        soliton,
+        f"Bootstrap: localimage\nFrom: {busybox_sif}\nStage: base\n%post\n"
+        "  mkdir /a /b && echo x > /a/file && chown -R 5:6 /a && echo x > /b/file && chown 5:6 /b/file\n"
+        "  chown 7 /a/file && chown :8 /a/file && mv /a/file /a/moved && ln /a/moved /a/hard\n"
+        "  chmod 4755 /b/file && chown 9:9 /b/file && ! chown 1 /none && ln -s /a/moved /b/link && chown 10 /b/link\n"
+        "  chown 1 /dev/stdout /proc/self/status || true\n"
+        "  mkdir -p /c/d && chown 3000000:3 /c || chown 3:3 /c\n",
+    )
+    soliton("build", "base.sif", "recipe.def").ok()
+    files = listing(soliton, "base.sif")
+    assert {path: files[path][1] for path in ("/a", "/a/moved", "/a/hard", "/b", "/b/file", "/c/d")} == {
+        "/a": "5/6",
+        "/a/moved": "10/0",
+        "/a/hard": "10/0",
+        "/b": "0/0",
+        "/b/file": "9/9",
+        "/c/d": "0/0",
+    }
+    assert files["/b/file"][0] == "-rwxr-xr-x"
+    # Upon that image: what is not changed stays, what is written to keeps its owner, what is made anew is root's.
+    write(
+        soliton,
+        "Bootstrap: localimage\nFrom: base.sif\n%post\n"
+        "  echo more >> /a/moved; touch /a/new; rm -r /b; mkdir /b; chown 0:0 /a/hard\n",
+    )
+    soliton("build", "image.sif", "recipe.def").ok()
+    files = listing(soliton, "image.sif")
+    assert {path: files[path][1] for path in ("/a", "/a/moved", "/a/new", "/b", "/a/hard")} == {
+        "/a": "5/6",
+        "/a/moved": "10/0",
+        "/a/new": "0/0",
+        "/b": "0/0",
+        "/a/hard": "0/0",
+    }
+
+
+def test_an_owner_of_the_host_s_files_is_not_written_down(soliton: Program) -> None:
+    data = soliton.cwd / "data"
+    data.mkdir()
+    (data / "file").write_text("mine")
+    write(
+        soliton,
+        "Bootstrap: busybox\n%setup\n  chown 5:5 data/file || true\n%post\n  chown -R 5:5 /mnt || true\n",
+    )
+    soliton("build", "--bind", f"{data}:/mnt", "image.sif", "recipe.def")
+    assert os.listxattr(data / "file") == [] and os.listxattr(data) == []
 
 
 def test_scratch_holds_what_files_bring(soliton: Program) -> None:

@@ -209,6 +209,78 @@ pub fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// The same, with a descriptor at which this filter's questions arrive (seccomp_unotify(2)).
+pub fn install_listening_filter(program: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: the kernel copies the program, which lives during the call and has the length given; the descriptor it
+    // returns is owned by nobody else.
+    unsafe {
+        let fd = check(libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// A call that waits for an answer.
+pub struct Question {
+    pub id: u64,
+    /// The thread that calls, in the listener's PID namespace.
+    pub thread: u32,
+    pub architecture: u32,
+    pub number: u32,
+    pub arguments: [u64; 6],
+}
+
+/// The next question of a listening filter.
+pub fn next_question(listener: BorrowedFd<'_>) -> Result<Question, Errno> {
+    // SAFETY: any bytes are a valid record, and the kernel wants it to be zeroed and writes no further than it.
+    let record = unsafe {
+        let mut record: libc::seccomp_notif = std::mem::zeroed();
+        check(libc::c_long::from(libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut record,
+        )))?;
+        record
+    };
+    Ok(Question {
+        id: record.id,
+        thread: record.pid,
+        architecture: record.data.arch,
+        number: record.data.nr as u32,
+        arguments: record.data.args,
+    })
+}
+
+/// Whether who asked still waits: its number has not gone to another.
+pub fn still_asks(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads the number during the call.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+}
+
+/// Lets a call return: 0, or the error.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, result: Result<(), Errno>) {
+    let error = result.err().map_or(0, |errno| -errno.raw_os_error());
+    let record = libc::seccomp_notif_resp { id, val: 0, error, flags: 0 };
+    // SAFETY: the kernel reads the record during the call. Who is not there any more needs no answer.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const record) };
+}
+
+/// clone(2) without a signal at the child's end: such a child does not show up in its parent's wait(2).
+pub fn fork_unseen() -> Result<Forked, Errno> {
+    // SAFETY: as fork(2): no memory is shared and the process has one thread.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) })?;
+    Ok(match Pid::from_raw(pid as i32) {
+        Some(pid) => Forked::Parent(pid),
+        None => Forked::Child,
+    })
+}
+
 /// Whether this kernel's filters can make a call succeed without effect.
 pub fn filters_are_known() -> Result<(), Errno> {
     let action = libc::SECCOMP_RET_ERRNO;

@@ -16,6 +16,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod probe;
 pub mod process;
+mod recorder;
 pub mod remove;
 pub mod resolve;
 pub mod root;

@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, warn};
-use super::{capabilities, kernel, scripts, seccomp};
+use super::{capabilities, kernel, recorder, scripts, seccomp};
 use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
@@ -65,7 +65,7 @@ pub fn confine(plan: &Plan) -> Result<(), Failure> {
     }
     capabilities::keep(&plan.process.capabilities)?;
     if plan.process.emulate_root {
-        seccomp::emulate(seccomp::Emulated::OwnershipAndDevices)?;
+        recorder::emulate(plan.mount_at.as_ref())?;
     } else if plan.process.emulate_devices {
         seccomp::emulate(seccomp::Emulated::Devices)?;
     }

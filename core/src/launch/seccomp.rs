@@ -1,10 +1,13 @@
 //! A filter that lets ownership and device calls succeed without effect, for a root of a single id.
 //!
 //! With one id mapped, chown(2) to any other is refused by the kernel, and package managers give up. Under
-//! this filter such calls report success and change nothing. It grants nothing: it only hides refusals.
+//! this filter such calls report success and change nothing. It grants nothing: it only hides refusals. chown and its kin can be
+//! left to a process that writes down what was asked for (`recorder.rs`).
 //! Programs of the machine's 32-bit ABI are treated alike; any other ABI is left alone.
 //!
 //! The filter is classic BPF (seccomp(2)): a table of numbers for each ABI, compared in turn.
+
+use std::os::fd::OwnedFd;
 
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
 
@@ -15,69 +18,77 @@ use super::kernel;
 struct Abi {
     /// AUDIT_ARCH_*, the kernel's name of the ABI.
     name: u32,
-    /// chown and its kin, setuid and its kin, setgroups, capset.
+    /// chown and its kin.
+    owners: &'static [(u32, Chown)],
+    /// setuid and its kin, setgroups, capset.
     ignored: &'static [u32],
     /// Ignored for device nodes only, but not for the whiteouts of an overlay.
     mknod: Option<u32>,
     mknodat: u32,
 }
 
+/// How a call of chown's kin names its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chown {
+    /// A path; a link at its end is followed.
+    Path,
+    /// A path; a link at its end is meant itself.
+    Link,
+    Descriptor,
+    /// A directory, a path, and flags.
+    At,
+    /// As the first three, with ids of 16 bits.
+    ShortPath,
+    ShortLink,
+    ShortDescriptor,
+}
+
 #[cfg(target_arch = "x86_64")]
 const ABIS: &[Abi] = &[
     Abi {
         name: 0xC000_003E,
-        ignored: &[92, 93, 94, 260, 105, 106, 113, 114, 116, 117, 119, 122, 123, 126],
+        owners: &[(92, Chown::Path), (93, Chown::Descriptor), (94, Chown::Link), (260, Chown::At)],
+        ignored: &[105, 106, 113, 114, 116, 117, 119, 122, 123, 126],
         mknod: Some(133),
         mknodat: 259,
     },
-    Abi { name: 0x4000_0003, ignored: IGNORED_32, mknod: Some(14), mknodat: 297 },
+    Abi { name: 0x4000_0003, owners: OWNERS_32, ignored: IGNORED_32, mknod: Some(14), mknodat: 297 },
 ];
 
 #[cfg(target_arch = "aarch64")]
 const ABIS: &[Abi] = &[
-    Abi { name: 0xC000_00B7, ignored: IGNORED_GENERIC, mknod: None, mknodat: 33 },
-    Abi { name: 0x4000_0028, ignored: IGNORED_32, mknod: Some(14), mknodat: 324 },
+    Abi { name: 0xC000_00B7, owners: OWNERS_GENERIC, ignored: IGNORED_GENERIC, mknod: None, mknodat: 33 },
+    Abi { name: 0x4000_0028, owners: OWNERS_32, ignored: IGNORED_32, mknod: Some(14), mknodat: 324 },
 ];
 
 #[cfg(target_arch = "riscv64")]
-const ABIS: &[Abi] = &[Abi { name: 0xC000_00F3, ignored: IGNORED_GENERIC, mknod: None, mknodat: 33 }];
+const ABIS: &[Abi] =
+    &[Abi { name: 0xC000_00F3, owners: OWNERS_GENERIC, ignored: IGNORED_GENERIC, mknod: None, mknodat: 33 }];
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const ABIS: &[Abi] = &[];
 
 /// i386 and 32-bit Arm share their early numbers; fchownat, the only later one, is 298 there and 325 here.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-const IGNORED_32: &[u32] = &[
-    182,
-    16,
-    95,
-    212,
-    198,
-    207,
-    if cfg!(target_arch = "x86_64") { 298 } else { 325 },
-    23,
-    46,
-    70,
-    71,
-    164,
-    170,
-    138,
-    139,
-    81,
-    213,
-    214,
-    203,
-    204,
-    208,
-    210,
-    215,
-    216,
-    206,
-    185,
+const OWNERS_32: &[(u32, Chown)] = &[
+    (182, Chown::ShortPath),
+    (16, Chown::ShortLink),
+    (95, Chown::ShortDescriptor),
+    (212, Chown::Path),
+    (198, Chown::Link),
+    (207, Chown::Descriptor),
+    (if cfg!(target_arch = "x86_64") { 298 } else { 325 }, Chown::At),
 ];
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const IGNORED_32: &[u32] =
+    &[23, 46, 70, 71, 164, 170, 138, 139, 81, 213, 214, 203, 204, 208, 210, 215, 216, 206, 185];
+
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
-const IGNORED_GENERIC: &[u32] = &[54, 55, 143, 144, 145, 146, 147, 149, 151, 152, 159, 91];
+const OWNERS_GENERIC: &[(u32, Chown)] = &[(54, Chown::At), (55, Chown::Descriptor)];
+
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+const IGNORED_GENERIC: &[u32] = &[143, 144, 145, 146, 147, 149, 151, 152, 159, 91];
 
 // Offsets in struct seccomp_data; arguments are 64 bits wide, lower half first on these machines.
 const NUMBER: u32 = 0;
@@ -97,16 +108,36 @@ pub enum Emulated {
     /// Making device nodes only: ids are mapped, and changing ownership works.
     Devices,
     OwnershipAndDevices,
+    /// The same, but chown and its kin wait for the answer of who listens.
+    OwnershipAsked,
+}
+
+/// How a call of this ABI and number names the file whose owner it changes.
+pub fn owner_call(architecture: u32, number: u32) -> Option<Chown> {
+    let abi = ABIS.iter().find(|abi| abi.name == architecture)?;
+    abi.owners.iter().find(|(known, _)| *known == number).map(|(_, how)| *how)
 }
 
 /// Lets such calls of this process and its descendants succeed without effect.
-pub fn emulate(what: Emulated) -> Result<(), Failure> {
+/// The descriptor to listen at, where `what` has somebody asked.
+pub fn emulate(what: Emulated) -> Result<Option<OwnedFd>, Failure> {
     if ABIS.is_empty() {
-        return Err(Failure::because("seccomp", "root cannot be emulated on this kind of machine yet"));
+        let machine = rustix::system::uname();
+        let reason = format!(
+            "root cannot be emulated on {} yet: building needs subordinate ids there",
+            machine.machine().to_string_lossy()
+        );
+        return Err(Failure::because("seccomp", reason));
     }
-    kernel::install_filter(&program(what)).failed("seccomp", "seccomp")?;
+    let program = program(what);
+    let listener = match what {
+        Emulated::OwnershipAsked => {
+            Some(kernel::install_listening_filter(&program).failed("seccomp", "seccomp")?)
+        }
+        _ => kernel::install_filter(&program).failed("seccomp", "seccomp").map(|()| None)?,
+    };
     match secure_computing_mode() {
-        Ok(SecureComputingMode::Filter) => Ok(()),
+        Ok(SecureComputingMode::Filter) => Ok(listener),
         _ => Err(Failure::because("seccomp", "the filter did not take effect")),
     }
 }
@@ -125,16 +156,23 @@ fn program(what: Emulated) -> Vec<libc::sock_filter> {
 
 /// What happens to a call of one ABI; every path through it returns.
 fn block(abi: &Abi, what: Emulated) -> Vec<libc::sock_filter> {
-    let ignored = if what == Emulated::Devices { &[] } else { abi.ignored };
+    let (owners, ignored) =
+        if what == Emulated::Devices { (&[][..], &[][..]) } else { (abi.owners, abi.ignored) };
+    let asked = what == Emulated::OwnershipAsked;
     let mut block = vec![statement(LOAD, NUMBER)];
-    // Behind the comparisons: one verdict for each, and how far it is from there is known at the end.
+    // Behind the comparisons: one verdict for each kind, and how far it is from there is known at the end.
+    for (position, (number, _)) in owners.iter().enumerate() {
+        let behind = ignored.len() + owners.len() - position - 1;
+        block.push(jump(EQUAL, *number, behind as u8 + 1 + u8::from(asked), 0));
+    }
     for (position, number) in ignored.iter().enumerate() {
         let behind = ignored.len() - position - 1;
         block.push(jump(EQUAL, *number, behind as u8 + 1, 0));
     }
-    // One more step leads over "succeed" to the device calls.
-    block.push(jump((libc::BPF_JMP | libc::BPF_JA) as u16, 1, 0, 0));
+    // One more step leads over the verdicts to the device calls.
+    block.push(jump((libc::BPF_JMP | libc::BPF_JA) as u16, 2, 0, 0));
     block.push(statement(RETURN, libc::SECCOMP_RET_ERRNO));
+    block.push(statement(RETURN, libc::SECCOMP_RET_USER_NOTIF));
     for (number, mode) in abi.mknod.map(|number| (number, 1)).into_iter().chain([(abi.mknodat, 2)]) {
         let device = [
             statement(LOAD, argument(mode + 1)),
@@ -193,7 +231,8 @@ mod tests {
     #[test]
     fn ownership_calls_succeed_without_effect_in_every_abi() {
         for abi in ABIS {
-            for &number in abi.ignored {
+            let owners = abi.owners.iter().map(|(number, _)| *number);
+            for number in owners.chain(abi.ignored.iter().copied()) {
                 assert_eq!(verdict(abi.name, number, [0; 4]), DONE, "{number}");
             }
             assert_eq!(verdict(abi.name, 0, [0; 4]), ALLOWED);
@@ -203,10 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn who_listens_is_asked_about_changes_of_owner_and_nothing_else() {
+        let program = program(Emulated::OwnershipAsked);
+        for abi in ABIS {
+            for &(number, how) in abi.owners {
+                assert_eq!(judge(&program, abi.name, number, [0; 4]), libc::SECCOMP_RET_USER_NOTIF);
+                assert_eq!(owner_call(abi.name, number), Some(how));
+            }
+            for &number in abi.ignored {
+                assert_eq!(judge(&program, abi.name, number, [0; 4]), DONE);
+                assert_eq!(owner_call(abi.name, number), None);
+            }
+            let device = [7, 7, libc::S_IFCHR, 0x103];
+            assert_eq!(judge(&program, abi.name, abi.mknodat, device), DONE);
+            assert_eq!(judge(&program, abi.name, 1, [0; 4]), ALLOWED);
+        }
+    }
+
+    #[test]
     fn ownership_calls_are_real_where_ids_are_mapped() {
         let program = program(Emulated::Devices);
         for abi in ABIS {
-            for &number in abi.ignored {
+            let owners = abi.owners.iter().map(|(number, _)| *number);
+            for number in owners.chain(abi.ignored.iter().copied()) {
                 assert_eq!(judge(&program, abi.name, number, [0; 4]), ALLOWED, "{number}");
             }
             let device = [7, 7, libc::S_IFCHR, 0x103];

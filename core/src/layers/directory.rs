@@ -18,6 +18,7 @@ use super::{
     Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Path, Result, Sink, What, XattrFate,
     xattr_fate,
 };
+use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::format::{encode_device, kind};
 use crate::squashfs::inode::Xattrs;
 
@@ -34,6 +35,8 @@ pub struct Reading<'a> {
     pub without: &'a [Path],
     /// No file is younger, nor says of its source that it is (compiled Python).
     pub clamp: Option<u32>,
+    /// Whoever wrote it had one id: a file's owner is what its record says (`owner`), else `UNSAID`.
+    pub recorded: bool,
 }
 
 /// Reads the tree below `path`, names in order. The content of what is not wanted now is passed over.
@@ -169,8 +172,11 @@ impl Walk<'_> {
         match file_type {
             FileType::Directory => {
                 let inner = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
-                let (attributes, mark) = self.attributes(&inner, &stat, &path)?;
+                let (mut attributes, mark) = self.attributes(&inner, &stat, &path)?;
                 if mark == Mark::Opaque {
+                    // What it was before is gone, with its owner.
+                    let said = |id| if id == UNSAID { 0 } else { id };
+                    (attributes.uid, attributes.gid) = (said(attributes.uid), said(attributes.gid));
                     let what = What::Opaque;
                     self.entries.push(Entry { path: path.clone(), attributes: Attributes::default(), what });
                 }
@@ -216,21 +222,21 @@ impl Walk<'_> {
             FileType::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).map_err(failed)?.into_bytes();
                 let what = What::Symlink { target };
-                self.entries.push(Entry { attributes: plain(&stat), path, what });
+                self.entries.push(Entry { attributes: self.plain(&stat), path, what });
                 Ok(())
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 let kind = if file_type == FileType::BlockDevice { kind::BLOCK } else { kind::CHARACTER };
                 let number = encode_device(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 self.entries.push(Entry {
-                    attributes: plain(&stat),
+                    attributes: self.plain(&stat),
                     path,
                     what: What::Device { kind, number },
                 });
                 Ok(())
             }
             FileType::Fifo => {
-                self.entries.push(Entry { attributes: plain(&stat), path, what: What::Fifo });
+                self.entries.push(Entry { attributes: self.plain(&stat), path, what: What::Fifo });
                 Ok(())
             }
             _ => {
@@ -300,6 +306,7 @@ impl Walk<'_> {
     fn attributes(&mut self, file: &OwnedFd, stat: &Stat, path: &[u8]) -> Result<(Attributes, Mark)> {
         let mut mark = Mark::None;
         let mut found = Xattrs::new();
+        let mut attributes = self.plain(stat);
         for name in list_xattrs(file).map_err(|errno| unreadable(errno, path))? {
             if let Some(of_overlay) = name
                 .strip_prefix(b"user.overlay.")
@@ -325,17 +332,26 @@ impl Walk<'_> {
                     Err(Errno::NODATA) => {}
                     Err(errno) => return Err(unreadable(errno, path)),
                 },
+                XattrFate::OfTheHost if self.how.recorded && name == ATTRIBUTE.to_bytes() => {
+                    if let Some(owner) = get_xattr(file, &name).ok().and_then(|value| Owner::decode(&value)) {
+                        (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
+                    }
+                }
                 XattrFate::OfTheHost => {}
                 XattrFate::LeftOut => self.left_out += 1,
             }
         }
         found.sort();
-        let mut attributes = plain(stat);
         if !found.is_empty() {
             let set = self.sets.entry(found.clone()).or_insert_with(|| Arc::new(found));
             attributes.xattrs = Some(Arc::clone(set));
         }
         Ok((attributes, mark))
+    }
+
+    fn plain(&self, stat: &Stat) -> Attributes {
+        let attributes = plain(stat);
+        if self.how.recorded { Attributes { uid: UNSAID, gid: UNSAID, ..attributes } } else { attributes }
     }
 }
 

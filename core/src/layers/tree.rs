@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Attributes, DEEPEST, Entry, Failure, Path, Result, What, split_path};
+use crate::owner::UNSAID;
 
 /// Links followed while resolving the parents of one path.
 const MOST_LINKS: u32 = 255;
@@ -64,8 +65,8 @@ impl Tree {
         self.apply_with(layer, false)
     }
 
-    /// The same. owners_below: an entry that takes the place of a lower layer's has that one's owner, as whoever made the
-    /// layer could not set any.
+    /// The same. owners_below: an entry of whose owner nothing is said (`UNSAID`) has that of what it takes the place of, as
+    /// whoever made the layer could not set any.
     pub fn apply_with(&mut self, layer: Vec<Entry>, owners_below: bool) -> Result<()> {
         self.layer += 1;
         self.owners_below = owners_below;
@@ -182,18 +183,17 @@ impl Tree {
     fn put(&mut self, mut entry: Entry) -> Result<()> {
         if entry.path.is_empty() {
             if self.owners_below {
-                self.take_owner(&mut entry.attributes, ROOT);
+                self.take_owner(&mut entry.attributes, Some(ROOT));
             }
             self.nodes[ROOT].attributes = entry.attributes;
             return Ok(());
         }
         let Some(place) = self.place(&entry.path, Some(entry.attributes.mtime))? else { return Ok(()) };
         let existing = self.child(place.parent, &place.name);
-        if self.owners_below
-            && let Some(name) = self.nodes[place.parent].children.get(&place.name)
-            && name.layer != self.layer
-        {
-            self.take_owner(&mut entry.attributes, name.id);
+        if self.owners_below {
+            let name = self.nodes[place.parent].children.get(&place.name);
+            let below = name.filter(|name| name.layer != self.layer).map(|name| name.id);
+            self.take_owner(&mut entry.attributes, below);
         }
         match (existing, entry.what) {
             (Some(old), What::Directory) if self.is_directory(old) => {
@@ -223,8 +223,15 @@ impl Tree {
         Ok(())
     }
 
-    fn take_owner(&self, attributes: &mut Attributes, of: NodeId) {
-        (attributes.uid, attributes.gid) = (self.nodes[of].attributes.uid, self.nodes[of].attributes.gid);
+    /// Whatever the layer does not say of an owner is that of `below`, or root's.
+    fn take_owner(&self, attributes: &mut Attributes, below: Option<NodeId>) {
+        let (uid, gid) =
+            below.map(|id| &self.nodes[id].attributes).map_or((0, 0), |found| (found.uid, found.gid));
+        for (part, other) in [(&mut attributes.uid, uid), (&mut attributes.gid, gid)] {
+            if *part == UNSAID {
+                *part = other;
+            }
+        }
     }
 
     /// Removes paths with everything below.
@@ -375,14 +382,19 @@ mod tests {
     #[test]
     fn a_layer_without_owners_takes_those_of_what_it_replaces() {
         let owned = |path: &str, uid: u32, what: What| {
-            let attributes = Attributes { uid, gid: uid + 1, ..Attributes::default() };
+            let attributes = Attributes { uid, gid: uid.saturating_add(1), ..Attributes::default() };
             Entry { path: path.into(), attributes, what }
         };
         let content = |number| What::File { size: 1, content: Content::Written(number) };
         let mut tree = Tree::new();
         tree.apply(vec![owned("d", 7, What::Directory), owned("d/f", 8, content(0))]).unwrap();
         let upper = || {
-            vec![owned("d", 0, What::Directory), owned("d/f", 0, content(1)), owned("d/new", 0, content(2))]
+            vec![
+                owned("d", UNSAID, What::Directory),
+                owned("d/f", UNSAID, content(1)),
+                owned("d/new", UNSAID, content(2)),
+                owned("d/given", 33, content(3)),
+            ]
         };
         tree.apply_with(upper(), true).unwrap();
         let owner = |tree: &Tree, path: &[&[u8]]| {
@@ -391,8 +403,9 @@ mod tests {
         };
         assert_eq!(owner(&tree, &[b"d"]), (7, 8));
         assert_eq!(owner(&tree, &[b"d", b"f"]), (8, 9));
-        assert_eq!(owner(&tree, &[b"d", b"new"]), (0, 1));
-        tree.apply(upper()).unwrap();
+        assert_eq!(owner(&tree, &[b"d", b"new"]), (0, 0));
+        assert_eq!(owner(&tree, &[b"d", b"given"]), (33, 34));
+        tree.apply(vec![owned("d/f", 0, content(1))]).unwrap();
         assert_eq!(owner(&tree, &[b"d", b"f"]), (0, 1));
     }
 

@@ -286,8 +286,10 @@ impl<'s> Work<'s> {
                 let entries = tar::read(&mut stream, layer, &wanted, contents)?;
                 Ok((entries, Some(stream.digest()?)))
             }
-            Source::Directory { path, overlay, clamp, without, .. } => {
-                let how = Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp };
+            Source::Directory { path, overlay, clamp, without, owners } => {
+                let recorded = *owners == Owners::Below;
+                let how =
+                    Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp, recorded };
                 Ok((directory::read(path.as_path(), how, layer, &visible, count, contents)?, None))
             }
             Source::Squashfs(image) => {
@@ -328,8 +330,15 @@ impl<'s> Work<'s> {
                     }
                     entries
                 }
-                Source::Directory { path, overlay, clamp, without, .. } => {
-                    let how = Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp };
+                Source::Directory { path, overlay, clamp, without, owners } => {
+                    let recorded = *owners == Owners::Below;
+                    let how = Reading {
+                        overlay: *overlay,
+                        exclude: self.exclude,
+                        without,
+                        clamp: *clamp,
+                        recorded,
+                    };
                     directory::read(path.as_path(), how, layer, &only, &Arc::default(), contents)?
                 }
                 Source::Squashfs(_) => continue,

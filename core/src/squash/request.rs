@@ -51,7 +51,7 @@ pub enum Whiteouts {
 pub enum Owners {
     #[default]
     Own,
-    /// What takes the place of a lower layer's file has that one's owner.
+    /// As recorded beside them (`owner`); of the rest, what takes the place of a lower layer's file has that one's owner.
     Below,
 }
 

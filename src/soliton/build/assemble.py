@@ -48,6 +48,8 @@ def contents(job: Job, state: StageState) -> Contents:
     after = tree.merged(state.base_tree, state.upper)
     finished = finish(job, state, after)
     below: list[Layer] = [_layer(base.root)]
+    if isinstance(base.root, DirectoryRoot):
+        below[0]["owners"] = _owners(job)
     without = () if job.settings.keep_logs else traces.TRACES
     if not base.is_image:
         below[0].update(clamp=state.epoch, without=[*without, *traces.OF_HOST])
@@ -61,8 +63,7 @@ def contents(job: Job, state: StageState) -> Contents:
             "whiteouts": "overlay",
             "clamp": state.epoch,
             "without": list(without),
-            # A root of one id cannot give a file to anybody.
-            "owners": "below" if job.single_id else "own",
+            "owners": _owners(job),
         },
         _tar(job, state, "above", finished.above),
     )
@@ -72,12 +73,16 @@ def contents(job: Job, state: StageState) -> Contents:
     return Contents(
         layers=layers,
         exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),
-        # A root of one id sees other people's files of a sandbox as nobody's.
-        ids="root" if job.single_id and isinstance(base.root, DirectoryRoot) else "keep",
+        ids="keep",
         objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
         architecture=state.architecture,
         epoch=state.epoch,
     )
+
+
+def _owners(job: Job) -> str:
+    """A root of one id cannot give a file to anybody: what it wanted is recorded beside the file."""
+    return "below" if job.single_id else "own"
 
 
 def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Finished:

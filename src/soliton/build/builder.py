@@ -27,9 +27,11 @@ from soliton.record import replace
 
 __all__ = ["Request", "build"]
 
-#: Said once where ownership cannot be had.
+#: Said once where steps have a root of one id.
+RECORDED = "this user has no subordinate ids: owners that the steps give to files count in the image, those of links and pipes do not"
+#: The same where the result is a directory.
 FLATTENED = (
-    "this user has no subordinate ids: whatever owner the steps give a file, it belongs to root in the image"
+    "this user has no subordinate ids: whatever owner the steps give a file, it belongs to you in the sandbox"
 )
 
 
@@ -68,7 +70,7 @@ def build(request: Request) -> None:
         stages = [stage.start(job, index) for index in range(len(request.definition.stages))]
         image = next(step for step in steps if step.kind == "image")
         if job.single_id and any(step.kind in ("setup", "post") for step in steps):
-            messages.info(FLATTENED)
+            messages.info(FLATTENED if request.sandbox or job.update else RECORDED)
         before, after = steps[: steps.index(image)], steps[steps.index(image) + 1 :]
         for number, step in enumerate(before, 1):
             _announce(number, len(steps), step)
