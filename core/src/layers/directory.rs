@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::shadow::Wanted;
 use super::{
     Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Path, Result, Sink, What, XattrFate,
-    xattr_fate,
+    compiled, xattr_fate,
 };
 use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::format::{encode_device, kind};
@@ -33,7 +33,7 @@ pub struct Reading<'a> {
     pub exclude: &'a [Path],
     /// Patterns of paths of which only removals count: files there are as if they had not been written.
     pub without: &'a [Path],
-    /// No file is younger, nor says of its source that it is (compiled Python).
+    /// No file is younger, and compiled Python says so of its source (`compiled`).
     pub clamp: Option<u32>,
     /// Whoever wrote it had one id: a file's owner is what its record says (`owner`), else `UNSAID`.
     pub recorded: bool,
@@ -207,9 +207,9 @@ impl Walk<'_> {
                     let size = stat.st_size as u64;
                     let number = self.entries.len() as u32;
                     let content = if self.wanted.takes(&path, number) {
-                        let compiled = self.compiled_time(directory, name.to_bytes());
+                        let place = (directory, name.to_bytes());
                         Content::Written(
-                            self.content(file, size, compiled).map_err(|failure| failure.at(&path))?,
+                            self.content(file, size, place).map_err(|failure| failure.at(&path))?,
                         )
                     } else {
                         Content::Skipped { layer: self.layer, entry: number }
@@ -248,25 +248,33 @@ impl Walk<'_> {
         }
     }
 
-    /// For compiled Python whose source lies in this layer and is too young: the source's time as stat has it, and as the
-    /// image will have it. Python takes what it has compiled only if it bears the time of its source.
-    fn compiled_time(&self, directory: &OwnedFd, name: &[u8]) -> Option<(u32, u32)> {
-        let latest = self.how.clamp?;
-        let stem = name.strip_suffix(b".pyc")?;
-        let beside = [stem, b".py"].concat();
-        // `__pycache__/NAME.cpython-311.opt-1.pyc` is of `NAME.py` one directory up.
-        let module = stem.split(|&byte| byte == b'.').next()?;
-        let above = [b"../", module, b".py"].concat();
-        [beside, above].into_iter().find_map(|source| {
-            let stat = statat(directory, source, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            // The lowest 32 bits are what a header holds.
-            let time = stat.st_mtime as u32;
-            (time > latest).then_some((time, latest))
-        })
+    /// Makes the header of compiled Python agree with its source, should that lie in this layer.
+    fn agree(&self, directory: &OwnedFd, name: &[u8], head: &mut [u8]) {
+        let (Some(latest), Some(candidates)) = (self.how.clamp, compiled::sources(name)) else { return };
+        for path in candidates {
+            let Ok(stat) = statat(directory, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                continue;
+            }
+            let time = u32::try_from(stat.st_mtime.max(0)).unwrap_or(u32::MAX);
+            let source = compiled::Source { time, becomes: time.min(latest), size: stat.st_size as u64 };
+            compiled::agree(head, &source, || {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = openat(directory, path.as_slice(), flags, Mode::empty()).ok()?;
+                let mut text = Vec::new();
+                let mut limited = File::from(file).take(compiled::LARGEST_SOURCE + 1);
+                limited
+                    .read_to_end(&mut text)
+                    .ok()
+                    .filter(|count| *count as u64 <= compiled::LARGEST_SOURCE)?;
+                Some(text)
+            });
+            return;
+        }
     }
 
-    /// Passes a file's content on, holes as holes. compiled: a time in a header of compiled Python, and what it becomes.
-    fn content(&mut self, file: OwnedFd, size: u64, compiled: Option<(u32, u32)>) -> Result<u32> {
+    /// Passes a file's content on, holes as holes. place: its directory and name.
+    fn content(&mut self, file: OwnedFd, size: u64, place: (&OwnedFd, &[u8])) -> Result<u32> {
         self.sink.begin(size)?;
         let mut file = File::from(file);
         let mut at = 0;
@@ -292,8 +300,10 @@ impl Walk<'_> {
                 if count == 0 {
                     return Err(changed());
                 }
-                if let Some(times) = compiled.filter(|_| at == 0) {
-                    set_compiled_time(&mut self.buffer[..count], times);
+                if at == 0 && place.1.ends_with(b".pyc") {
+                    let mut head = std::mem::take(&mut self.buffer);
+                    self.agree(place.0, place.1, &mut head[..count]);
+                    self.buffer = head;
                 }
                 self.sink.write(&self.buffer[..count])?;
                 self.count.fetch_add(count as u64, Ordering::Relaxed);
@@ -364,19 +374,6 @@ fn matches_path(pattern: &[u8], path: &[u8]) -> bool {
             (Some(pattern), Some(name)) if crate::launch::glob::matches(pattern, name) => {}
             _ => return false,
         }
-    }
-}
-
-/// Replaces the source's time in the header of compiled Python (PEP 552: magic, flags, time; before Python 3.7 magic, time).
-fn set_compiled_time(head: &mut [u8], (time, becomes): (u32, u32)) {
-    let [low, high, b'\r', b'\n', ..] = *head else { return };
-    // Before 3.7 the numbers are from 3000, those of Python 2 from 20000.
-    let old = matches!(u16::from_le_bytes([low, high]), 3000..3390 | 20000..);
-    let at = if old { 4 } else { 8 };
-    // With a flag set there is a hash in its place.
-    let by_time = old || head.get(4..8).is_some_and(|flags| flags == [0; 4]);
-    if let Some(field) = head.get_mut(at..at + 4).filter(|field| by_time && **field == time.to_le_bytes()) {
-        field.copy_from_slice(&becomes.to_le_bytes());
     }
 }
 

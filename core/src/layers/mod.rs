@@ -4,6 +4,7 @@
 //! A layer is read once, as a stream of [`Entry`]; the content of files goes straight to the writer, which gives
 //! back a handle. The merge ([`tree`]) then works on entries and handles alone.
 
+mod compiled;
 pub mod directory;
 pub mod shadow;
 pub mod squashfs;

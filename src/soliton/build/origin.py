@@ -75,8 +75,8 @@ def _of_image(source: str) -> Origin:
     kind = open_image(source, shown=source).kind
     if kind in ("oci-layout", "oci-archive", "docker-archive"):
         scheme = "oci" if kind == "oci-layout" else kind
-        path = os.path.abspath(source)
-        return Origin("reference", of_source(scheme, path, source), f"{scheme}:{path}")
+        # As it was typed: the name is kept in the image, which is the same wherever it is made.
+        return Origin("reference", of_source(scheme, source, source), f"{scheme}:{source}")
     return Origin("image", of_source("localimage", source, source))
 
 

@@ -1,4 +1,4 @@
-"""Which build arguments are secrets: they are used like any other, but no image, lock or message keeps their values."""
+"""Which build arguments are secrets: they are used like any other, but no image and no lock keeps their values."""
 
 from __future__ import annotations
 

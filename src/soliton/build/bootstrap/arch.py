@@ -38,7 +38,8 @@ def bootstrap(request: Request) -> Base:
     with open(file, "w", encoding="utf-8", errors="surrogateescape") as out:
         out.write(text)
     for folder in ("var", "var/lib", "var/lib/pacman"):
-        os.mkdir(f"{root}/{folder}", 0o755)
+        os.mkdir(f"{root}/{folder}")
+        os.chmod(f"{root}/{folder}", 0o755)
     keys = request.workspace.folder(request.folder, "gnupg")
     variables = {"HOME": home}
     key_program = shutil.which("pacman-key", path=packages.search_path(request.environment))

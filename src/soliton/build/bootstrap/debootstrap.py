@@ -7,7 +7,6 @@ installed, that does the work; it mounts devices itself, which a root of a singl
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def bootstrap(request: Request) -> Base:
         variables["container"] = "lxc"
         mounts = (Dev(minimal=True, origin="debootstrap"),)
         for folder in ("dev", "proc", "sys"):
-            os.mkdir(f"{root}/{folder}", 0o755)
+            request.workspace.folder(request.folder, "base", folder, mode=0o755)
     else:
         assert second is not None
         argv = mmdebstrap(second, wanted, root)
