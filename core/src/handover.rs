@@ -10,11 +10,17 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::shortcut;
+
 /// Tells Python which program handed over.
 const CORE_VARIABLE: &str = "_SOLITON_CORE";
+/// Tells Python that the caller's environment has no LC_CTYPE.
+const NO_CTYPE_VARIABLE: &str = "_SOLITON_NO_LC_CTYPE";
 
 /// Replaces this process by `python3 -m soliton`; returns only on failure, with the exit status.
-pub fn to_python(name: &OsStr, arguments: impl Iterator<Item = OsString>) -> i32 {
+///
+/// names: of the plans that this call may store for the next.
+pub fn to_python(name: &OsStr, arguments: Vec<OsString>, names: Option<&shortcut::Names>) -> i32 {
     let own = match env::current_exe() {
         Ok(path) => path,
         Err(error) => {
@@ -38,6 +44,13 @@ pub fn to_python(name: &OsStr, arguments: impl Iterator<Item = OsString>) -> i32
             .arg("import sys; sys.path.insert(0, sys.argv.pop(1)); from soliton.__main__ import main; main()")
             .arg(packages),
     };
+    for (key, value) in names.into_iter().flat_map(|names| names.variables(arguments.len())) {
+        command.env(key, value);
+    }
+    // The interpreter may set it for itself; the container is not to see that.
+    if env::var_os("LC_CTYPE").is_none() {
+        command.env(NO_CTYPE_VARIABLE, "1");
+    }
     command.arg("--invoked-as").arg(name).args(arguments).env(CORE_VARIABLE, &own);
     let error = command.exec();
     eprintln!("FATAL:   {} cannot be started: {error}", interpreter.python.display());

@@ -1,4 +1,5 @@
-//! The program `soliton`: the core under the name `soliton-core`, else the way to Python.
+//! The program `soliton`: the core under the name `soliton-core`, else a plan
+//! stored before, else the way to Python.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -18,5 +19,10 @@ fn main() {
         };
         std::process::exit(status);
     }
-    std::process::exit(soliton_core::handover::to_python(&name, arguments));
+    let words: Vec<_> = arguments.collect();
+    let names = soliton_core::shortcut::names(&name, &words);
+    if let Some(status) = names.as_ref().and_then(|names| names.replay(&words)) {
+        std::process::exit(status);
+    }
+    std::process::exit(soliton_core::handover::to_python(&name, words, names.as_ref()));
 }

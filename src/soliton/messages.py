@@ -26,6 +26,7 @@ _INDENT = " " * 9
 _level = INFO
 _colour = False
 _before: Callable[[], None] | None = None
+_spoken = False
 
 
 def configure(level: int, *, colour: bool) -> None:
@@ -38,6 +39,11 @@ def configure(level: int, *, colour: bool) -> None:
 def level() -> int:
     """The number of the least important level that is shown."""
     return _level
+
+
+def spoken() -> bool:
+    """Whether anything has been said so far."""
+    return _spoken
 
 
 def shows(at: int) -> bool:
@@ -113,6 +119,8 @@ def _escaped(character: str) -> str:
 
 def write(text: str) -> None:
     """Puts text on stderr as it is, if there is one to write to."""
+    global _spoken
+    _spoken = True
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -111,14 +111,14 @@ FORBIDDEN = {
 
 
 def loaded(
-    words: list[str], entry: str = ENTRY, **variables: str
+    words: list[str], entry: str = ENTRY, variables: dict[str, str] | None = None
 ) -> tuple[set[str], subprocess.CompletedProcess[str]]:
     """What one call has imported by its end, or by the moment at which it becomes the core."""
     # Without `site`, whose .pth files are the machine's affair; the core is a program that does nothing.
     program = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {entry}"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "importtime", "-c", program, *words],
-        env={"PATH": os.defpath, "_SOLITON_CORE": "/bin/true", "LANG": "C.UTF-8", **variables},
+        env={"PATH": os.defpath, "_SOLITON_CORE": "/bin/true", "LANG": "C.UTF-8", **(variables or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -195,6 +195,20 @@ def test_starting_a_local_image_imports_exactly_this(
     judge(modules, bare, STARTING)
 
 
+def test_storing_the_plan_for_the_next_start_costs_two_modules(
+    bare: set[str], image: str, tmp_path: Path
+) -> None:
+    store, names = tmp_path / "store", ",".join(f"{number:032x}" for number in range(6))
+    modules, done = loaded(
+        ["exec", image, "true"],
+        variables={"_SOLITON_STORE": str(store), "_SOLITON_NAMES": f"3:{names}"},
+    )
+    # Root's plans are not stored.
+    stored = os.listdir(store) if store.exists() else []
+    assert (done.returncode, stored) == (0, [f"{2:032x}"] if os.geteuid() else [])
+    judge(modules, bare, STARTING | {"soliton.launch.shortcut", "soliton.site.witness"})
+
+
 def test_capabilities_by_name_cost_one_module_more(bare: set[str], image: str) -> None:
     modules, done = loaded(["exec", "--add-caps", "chown", image, "true"])
     assert done.returncode == 0
@@ -205,7 +219,7 @@ def test_a_configuration_costs_a_few_modules_more_and_no_parser_of_the_library(
     bare: set[str], image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "soliton.toml").write_text('bind-path = ["/a:/b:ro"] # ours\nmount-dev = "minimal"\n')
-    modules, done = loaded(["exec", image, "true"], SOLITON_CONFIGDIR=str(tmp_path))
+    modules, done = loaded(["exec", image, "true"], variables={"SOLITON_CONFIGDIR": str(tmp_path)})
     assert done.returncode == 0
     own = {"launch.policy", "site.directives", "site.settings", "site.toml", "site.trust"}
     judge(modules, bare, STARTING | {f"soliton.{name}" for name in own})

@@ -55,10 +55,15 @@ pub fn run(fd: RawFd) -> i32 {
         );
         return FAILURE;
     }
+    launch(&plan)
+}
+
+/// Becomes the payload of a plan; returns the exit status if that could not be.
+pub fn launch(plan: &Plan) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
-    match assemble(&plan) {
+    match assemble(plan) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(inside) => match start(&plan, umask, inside) {
+        Ok(inside) => match start(plan, umask, inside) {
             Err(failure) => failure::explain(&failure),
             Ok(never) => match never {},
         },

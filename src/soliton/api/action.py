@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from soliton.images.detect import Image
     from soliton.launch.plan import Plan
     from soliton.launch.request import ActionRequest
+    from soliton.launch.shortcut import Call
     from soliton.site.config import Config
 
 #: What may stand before `:` for an image that is not a file.
@@ -127,35 +128,61 @@ def require_allowed(image: Image, config: Config) -> None:
     )
 
 
-def prepare(request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None) -> Plan:
-    """The plan for a request. root: stands for the image's own, unpacked before."""
+def look() -> hosts.Host:
+    """The facts of the machine that the configuration asks for."""
+    return hosts.look(mount_points=configuration.current().config.mount_hostfs)
+
+
+def compiler(
+    request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
+) -> Callable[[hosts.Host], Plan]:
+    """What makes the plan for a request out of the facts of the machine. root: stands for the image's own, unpacked before."""
     require_runnable(image.architecture, request.image)
-    config = configuration.current().config
-    host = hosts.look(mount_points=config.mount_hostfs)
-    if config is not configuration.DEFAULTS and not host.privileged:
-        require_allowed(image, config)
-    mapped = request.fakeroot and not request.ignore_subordinate_ids
-    subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
-    plan = compile_plan(
-        request,
-        root or image.require_root(),
-        image.path,
-        config,
-        host,
-        subordinate=subordinate,
-        reporter=reporter(),
-    )
+    config, own = configuration.current().config, root or image.require_root()
+
+    def compiled(host: hosts.Host) -> Plan:
+        if config is not configuration.DEFAULTS and not host.privileged:
+            require_allowed(image, config)
+        mapped = request.fakeroot and not request.ignore_subordinate_ids
+        subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
+        return compile_plan(
+            request, own, image.path, config, host, subordinate=subordinate, reporter=reporter()
+        )
+
+    return compiled
+
+
+def prepare(
+    request: ActionRequest,
+    image: Image,
+    root: ImageRoot | DirectoryRoot | None = None,
+    host: hosts.Host | None = None,
+) -> Plan:
+    """The plan for a request, and what it needs on the host."""
+    plan = compiler(request, image, root)(host or look())
     if request.workdir:
         furnish(plan, request.workdir)
     return plan
 
 
-def start(request: ActionRequest, fetching: Callable[[], PullOptions] | None = None) -> NoReturn:
-    """Starts the container; this process becomes it. fetching: see `find_image`."""
+def start(
+    request: ActionRequest,
+    fetching: Callable[[], PullOptions] | None = None,
+    call: Call | None = None,
+) -> NoReturn:
+    """Starts the container; this process becomes it. fetching: see `find_image`. call: if the plan may be stored."""
     image = find_image(request, fetching)
     root = image.require_root()
     if request.unsquash and isinstance(root, ImageRoot):
         from soliton.api.unpacked import run_unpacked
 
         sys.exit(run_unpacked(request, image, root))
-    core.become("launch", prepare(request, image))
+    host = look()
+    plan = prepare(request, image, host=host)
+    if call is not None:
+        for path in configuration.current().looked_at:
+            call.witness.note(path)
+        from soliton.launch.shortcut import store
+
+        store(call, request, image, plan, host, compiler(request, image))
+    core.become("launch", plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from soliton import messages
 from soliton.errors import NotSupported, SolitonError
 from soliton.launch.request import ActionRequest
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
     from soliton.launch.request import Action
+    from soliton.launch.shortcut import Call
 
 
 def exec_(invocation: Invocation) -> int:
@@ -104,4 +106,15 @@ def _start(action: Action, invocation: Invocation) -> int:
 
         return options_of(invocation)._replace(offline_is_fine=True)
 
-    start(request_of(action, invocation), fetching)
+    start(request_of(action, invocation), fetching, _storing(invocation))
+
+
+def _storing(invocation: Invocation) -> Call | None:
+    """What is needed to store the plan of this call, where the core has asked for it."""
+    from soliton.cli.main import witness
+
+    if witness is None:
+        return None
+    from soliton.launch.shortcut import Call
+
+    return Call(len(invocation.positionals), invocation.given, messages.spoken(), witness)

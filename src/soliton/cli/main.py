@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from soliton.cli.invocation import Invocation
+    from soliton.site.witness import Witness
+
+#: Watches over a call whose plan may be stored for the next (`launch/shortcut.py`).
+witness: Witness | None = None
 
 PROGRAMS = ("soliton", "apptainer", "singularity")
 
@@ -27,7 +31,12 @@ def run(words: Sequence[str]) -> int:
 
     words: as the native program hands them over: `--invoked-as NAME`, then what the user wrote; or `--report-failure RECORD`.
     """
+    global witness
     give_standard_streams()
+    if "_SOLITON_NAMES" in os.environ:
+        from soliton.site.witness import Witness
+
+        witness = Witness()
     program, words = called_as(words)
     path: tuple[str, ...] = ()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from soliton.launch.plan import Environment
+from soliton.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,42 @@ _KEPT_CLEAN = frozenset({"TERM", *_PROXIES, *(name.upper() for name in _PROXIES)
 _STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+@record
+class PassingRule:
+    """Which variables of the caller pass, as data: `core/src/shortcut.rs` applies it to a stored plan.
+
+    only: if not None, no others do. default: there unless the caller's stand in their place. set: whatever the caller's are.
+    """
+
+    not_beginning: tuple[str, ...]
+    not_named: tuple[str, ...]
+    only: tuple[str, ...] | None
+    set: Mapping[str, str]
+    default: Mapping[str, str]
+
+    @staticmethod
+    def of(request: ActionRequest) -> PassingRule:
+        return PassingRule(
+            _OWN,
+            (*sorted(_NOT_PASSED), *request.no_env),
+            tuple(sorted(_KEPT_CLEAN)) if request.cleanenv else None,
+            {"LANG": "C"} if request.cleanenv else {},
+            # A base for images without any environment script.
+            {"PATH": _STANDARD_PATH},
+        )
+
+    def apply(self, host: Mapping[str, str]) -> dict[str, str]:
+        left_out, only = frozenset(self.not_named), None if self.only is None else frozenset(self.only)
+        passed = {
+            key: value
+            for key, value in host.items()
+            if not key.startswith(self.not_beginning)
+            and key not in left_out
+            and (only is None or key in only)
+        }
+        return {**self.default, **passed, **self.set}
+
+
 def compile_environment(
     request: ActionRequest,
     host: Mapping[str, str],
@@ -28,16 +65,7 @@ def compile_environment(
     destinations: tuple[str, ...],
 ) -> Environment:
     """container: absolute path of the image. destinations: of the user's binds."""
-    passed = {
-        key: value
-        for key, value in host.items()
-        if not key.startswith(_OWN)
-        and key not in _NOT_PASSED
-        and key not in request.no_env
-        and (not request.cleanenv or key in _KEPT_CLEAN)
-    }
-    if request.cleanenv:
-        passed["LANG"] = "C"
+    passed = PassingRule.of(request).apply(host)
     injected: dict[str, str] = {}
     for prefix in reversed(INJECTING):
         for key, value in host.items():
@@ -50,8 +78,6 @@ def compile_environment(
     path = injected.pop("PATH", None)
     prepend = injected.pop("PREPEND_PATH", None)
     append = injected.pop("APPEND_PATH", None)
-    # A base for images without any environment script.
-    passed.setdefault("PATH", _STANDARD_PATH)
     name = container.rstrip("/").rpartition("/")[2]
     fixed = {"HOME": home, "APPTAINER_COMMAND": request.action, "SINGULARITY_COMMAND": request.action}
     own = {

@@ -19,6 +19,8 @@ from soliton.launch.plan import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from soliton.launch.plan import Mount
     from soliton.launch.request import ActionRequest
     from soliton.site.config import Config
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 #: Names that `--no-mount` takes, besides absolute paths.
 NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")
 #: The working directory is not mounted when it is one of these, or below one of the second group.
-_NOT_CWD = frozenset({"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"})
+NOT_CWD = frozenset({"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"})
 #: Of the host's file systems, what never becomes a mount of `mount hostfs`.
 _NOT_HOSTFS = ("/sys", "/proc", "/dev", "/run", "/boot", "/lib/modules")
-_NEVER_BELOW = ("/sys", "/proc", "/dev")
+NEVER_BELOW = ("/sys", "/proc", "/dev")
+#: What the mount of the working directory says of itself.
+CURRENT_DIRECTORY = "current directory"
 
 
 def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
@@ -182,17 +186,20 @@ def _cwd(
     request: ActionRequest, config: Config, host: Host, skipped: set[str], before: list[Mount]
 ) -> list[Mount]:
     cwd = host.cwd
-    if request.contain or "cwd" in skipped or cwd is None or cwd in _NOT_CWD:
+    if request.contain or "cwd" in skipped or cwd is None or cwd in NOT_CWD:
         return []
     if not config.user_bind_control and not host.privileged:
         return []
-    if any(cwd == top or cwd.startswith(f"{top}/") for top in _NEVER_BELOW):
+    if any(cwd == top or cwd.startswith(f"{top}/") for top in NEVER_BELOW):
         return []
-    for mount in before:
-        # Already inside, at its own path.
-        if isinstance(mount, Bind) and mount.source == mount.target and _is_below(cwd, mount.target):
-            return []
-    return [Bind(cwd, cwd, optional=True, origin="current directory")]
+    if any(_is_below(cwd, place) for place in in_place(before)):
+        return []
+    return [Bind(cwd, cwd, optional=True, origin=CURRENT_DIRECTORY)]
+
+
+def in_place(mounts: Iterable[Mount]) -> tuple[str, ...]:
+    """Directories of the host that are inside at their own path."""
+    return tuple(m.target for m in mounts if isinstance(m, Bind) and m.source == m.target)
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -9,6 +9,7 @@ from soliton.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 
 @record
@@ -19,6 +20,27 @@ class SubordinateIds:
     groups: tuple[int, int]
     newuidmap: str
     newgidmap: str
+
+
+class Watched(dict[str, str]):
+    """An environment that remembers which variables were asked for by name: what a plan depends on."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        super().__init__(environment)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> str:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, str):
+            self.asked.add(key)
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
 
 
 @record
@@ -67,7 +89,7 @@ def look(*, mount_points: bool = False) -> Host:
         shell=shell or "/bin/sh",
         groups=_groups(gid),
         cwd=_cwd(environment),
-        environment=dict(environment),
+        environment=_own_environment(environment),
         umask=_umask(),
         hostname=os.uname().nodename,
         resolv_conf=os.path.exists("/etc/resolv.conf"),
@@ -133,6 +155,14 @@ def _cwd(environment: Mapping[str, str]) -> str | None:
         except OSError:
             pass
     return here
+
+
+def _own_environment(environment: Mapping[str, str]) -> Watched:
+    """The caller's environment, without what the interpreter put there."""
+    own = Watched(environment)
+    if "_SOLITON_NO_LC_CTYPE" in environment:
+        own.pop("LC_CTYPE", None)
+    return own
 
 
 def _umask() -> int:

@@ -1,0 +1,99 @@
+"""What may be stored as a shortcut: nothing that is not known through and through."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from soliton.cli import commands
+from soliton.launch import plan as plans
+from soliton.launch import shortcut
+from soliton.launch.plan import Bind
+from soliton.record import names_of, record, replace
+from soliton.site.witness import Witness
+from tests.unit.compiled import plan_for
+
+
+def test_every_option_that_may_be_stored_is_one() -> None:
+    command = commands.find("exec")
+    shell = commands.find("shell")
+    assert command and shell
+    assert {option.name for option in (*command.options, *shell.options)} >= shortcut.OPTIONS
+
+
+def test_every_field_that_may_be_stored_is_one() -> None:
+    for name, fields in shortcut.RECORDS.items():
+        assert set(names_of_class(getattr(plans, name))) >= set(fields.split()), name
+
+
+def names_of_class(kind: type) -> tuple[str, ...]:
+    names: tuple[str, ...] = kind.__dict__["_record"]
+    return names
+
+
+def test_an_ordinary_plan_is_known() -> None:
+    assert shortcut.unknown_in(plan_for()) is None
+
+
+def test_a_plan_with_something_new_in_it_is_not_stored() -> None:
+    @record
+    class Novelty:
+        target: str = "/new"
+        kind: str = "novelty"
+
+    plan = plan_for()
+    with_mount = replace(plan, mounts=(*plan.mounts, Novelty()))
+    assert shortcut.unknown_in(with_mount) == "Novelty"
+    assert shortcut.unknown_in(replace(plan, mount_at="/srv")) == "Plan.mount_at"
+    assert (
+        shortcut.unknown_in(replace(plan, process=replace(plan.process, emulate_root=True)))
+        == "Process.emulate_root"
+    )
+    assert shortcut.unknown_in(replace(plan, namespaces=("net",))) == "namespace net"
+    assert (
+        shortcut.unknown_in(replace(plan, process=replace(plan.process, capabilities="all")))
+        == "capabilities"
+    )
+
+
+def test_the_rule_for_the_working_directory_knows_what_is_inside_already() -> None:
+    plan = plan_for()
+    bare = shortcut._without_directory(plan, plan.process.cwd[0])
+    assert not any(isinstance(m, Bind) and m.origin == "current directory" for m in bare.mounts)
+    assert names_of(bare) == names_of(plan)
+
+
+def test_a_witness_notes_what_is_opened_before_it_is_read(tmp_path: Path) -> None:
+    configuration, missing = tmp_path / "soliton.toml", tmp_path / "missing.toml"
+    configuration.write_text("a = 1\n")
+    before = os.stat(configuration)
+    witness = Witness()
+    try:
+        configuration.read_text()
+        with pytest.raises(FileNotFoundError):
+            missing.read_text()
+        os.listdir(tmp_path)
+        configuration.write_text("a = 2\nb = 3\n")
+    finally:
+        witness.end()
+    noted = witness.files[str(configuration)]
+    assert noted is not None
+    assert noted[3:5] == (before.st_size, before.st_mtime_ns)
+    assert witness.files[str(missing)] is None
+    assert str(tmp_path) in witness.files
+    assert witness.reason == ""
+
+
+@pytest.mark.parametrize("path", ["/proc/self/cgroup", "/sys/kernel/uevent_seqnum"])
+def test_a_plan_made_from_what_changes_by_itself_is_not_stored(path: str) -> None:
+    witness = Witness()
+    try:
+        if os.path.exists(path):
+            Path(path).read_bytes()
+        else:
+            pytest.skip(f"{path} is not here")
+    finally:
+        witness.end()
+    assert witness.reason == f"{path} was read"
