@@ -392,6 +392,20 @@ pub enum Namespace {
     Cgroup,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ready {
+    Background,
+    Descriptor,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Helper {
+    pub argv: Vec<Text>,
+    pub ready: Ready,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -404,6 +418,10 @@ pub struct Plan {
     pub namespaces: Vec<Namespace>,
     #[serde(default)]
     pub hostname: Option<Text>,
+    #[serde(default)]
+    pub helper: Option<Helper>,
+    #[serde(default)]
+    pub netns: Option<Text>,
     #[serde(default)]
     pub copies: Vec<Copy>,
     #[serde(default)]

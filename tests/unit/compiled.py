@@ -15,6 +15,7 @@ from soliton.site.host import Host, SubordinateIds
 
 if TYPE_CHECKING:
     from soliton.launch.request import Action
+    from soliton.site.network import Network
 
 IMAGE = ImageRoot("/images/a.sif", 32768, 4096)
 SANDBOX = DirectoryRoot("/images/sandbox")
@@ -48,13 +49,16 @@ def plan_for(
     config: Config | None = None,
     subordinate: SubordinateIds | None = None,
     program: str = "soliton",
+    network: Network | None = None,
 ) -> Plan:
     """line: what follows the program's name; words without blanks may be given as one text."""
     words = line.split() if isinstance(line, str) else line
     invocation = parse(program, words, variables or {})
     request = request_of(cast("Action", invocation.command[0]), invocation)
     host = replace(host, environment=variables or {})
-    return compile_plan(request, root, root.path, config or Config(), host, subordinate=subordinate)
+    return compile_plan(
+        request, root, root.path, config or Config(), host, subordinate=subordinate, network=network
+    )
 
 
 def at(plan: Plan, target: str) -> list[Mount]:

@@ -178,7 +178,7 @@ def test_the_native_program_starts_python_as_this_test_does() -> None:
         ["test", "IMAGE"],
         ["exec", "-e", "-B", "/usr:/mnt:ro,/opt", "--env", "A=b,C=d", "--pwd", "/", "IMAGE", "true"],
         ["exec", "--containall", "--writable-tmpfs", "--home", "/tmp:/home/me", "IMAGE", "true"],
-        ["exec", "--net", "--network", "none", "--hostname", "here", "--dns", "10.0.0.1", "IMAGE", "true"],
+        ["exec", "--hostname", "here", "--dns", "10.0.0.1", "IMAGE", "true"],
         ["exec", "--fakeroot", "IMAGE", "true"],
     ],
     ids=" ".join,
@@ -207,6 +207,12 @@ def test_storing_the_plan_for_the_next_start_costs_two_modules(
     stored = os.listdir(store) if store.exists() else []
     assert (done.returncode, stored) == (0, [f"{2:032x}"] if os.geteuid() else [])
     judge(modules, bare, STARTING | {"soliton.launch.shortcut", "soliton.site.witness"})
+
+
+def test_a_network_costs_one_module_more(bare: set[str], image: str) -> None:
+    modules, done = loaded(["exec", "--net", "--network", "none", image, "true"])
+    assert done.returncode == 0
+    judge(modules, bare, STARTING | {"soliton.launch.network"})
 
 
 def test_capabilities_by_name_cost_one_module_more(bare: set[str], image: str) -> None:

@@ -32,6 +32,19 @@ pub fn fork() -> Result<Forked, Errno> {
     })
 }
 
+/// A fork(2) whose child wait(2) does not show to who does not ask for it, in namespaces of its own. Callers have one thread.
+///
+/// The payload takes this process over by execve(2), and must not meet children that it did not start.
+pub fn fork_unseen(flags: UnshareFlags) -> Result<Forked, Errno> {
+    // SAFETY: as for fork: no memory is shared, and the child has its own copy of everything. No signal at its end.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone, libc::c_ulong::from(flags.bits()), 0, 0, 0, 0) })?;
+    Ok(match Pid::from_raw(pid as i32) {
+        Some(pid) => Forked::Parent(pid),
+        None => Forked::Child,
+    })
+}
+
 /// Ends a forked child without running the parent's exit handlers.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) takes any status and does not return.
@@ -75,6 +88,37 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
     })
     .map(drop)
+}
+
+/// Makes `fd` available under a number to the program that is executed next. What had the number is closed.
+pub fn move_descriptor(fd: BorrowedFd<'_>, number: i32) {
+    // SAFETY: the caller is about to execute another program and uses nothing that has this number.
+    unsafe {
+        if fd.as_raw_fd() == number {
+            libc::fcntl(number, libc::F_SETFD, 0);
+        } else {
+            libc::dup2(fd.as_raw_fd(), number);
+        }
+    }
+}
+
+// ioctl_nsfs(2).
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// Whether a descriptor refers to a network namespace.
+pub fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: the request has no argument; on anything but a namespace it is an error.
+    unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) == libc::CLONE_NEWNET }
+}
+
+/// The user namespace that owns a namespace.
+pub fn owner_of_namespace(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: the request has no argument, and returns a descriptor that nobody else owns.
+    unsafe {
+        let fd = check(libc::c_long::from(libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS as _)))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
 }
 
 /// execve(2); returns only if it failed.
@@ -183,9 +227,13 @@ pub fn loopback_up() -> Result<(), Errno> {
 }
 
 /// Closes every descriptor of this process but these. What owns the others must not be used again.
-pub fn close_all_but(mut keep: [BorrowedFd<'_>; 2]) {
+pub fn close_all_but(keep: [BorrowedFd<'_>; 2]) {
+    close_from_but(0, keep);
+}
+
+/// Closes every descriptor from `first` on but these, under the same condition.
+pub fn close_from_but(mut first: libc::c_uint, mut keep: [BorrowedFd<'_>; 2]) {
     keep.sort_by_key(AsRawFd::as_raw_fd);
-    let mut first = 0;
     for fd in keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint) {
         if fd > first {
             // SAFETY: the process goes on in a loop that uses the kept descriptors only.

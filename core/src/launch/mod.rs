@@ -14,6 +14,7 @@ pub mod init;
 pub mod kernel;
 pub mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod probe;
 pub mod process;
 mod recorder;

@@ -5,7 +5,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
 use super::failure::{Context, Failure};
-use super::{identity, kernel};
+use super::{identity, network};
 use crate::plan::{Namespace, Plan};
 
 /// Enters the identity's user namespace, a mount namespace, and those the plan names.
@@ -19,7 +19,17 @@ pub fn enter(plan: &Plan) -> Result<(), Failure> {
     ] {
         flags.set(flag, plan.has(namespace));
     }
-    identity::enter_with(&plan.identity, flags)?;
+    // A network that a helper connects is made when the helper is there.
+    let connected = plan.helper.as_ref().filter(|_| flags.contains(UnshareFlags::NEWNET));
+    flags.set(UnshareFlags::NEWNET, flags.contains(UnshareFlags::NEWNET) && connected.is_none());
+    match &plan.netns {
+        None => identity::enter_with(&plan.identity, flags)?,
+        Some(path) => {
+            let mut identity = plan.identity.clone();
+            network::join(path, &mut identity)?;
+            identity::enter_with(&identity, flags)?;
+        }
+    }
     if plan.identity.uid_map.is_empty() {
         // In a new user namespace the kernel has done this: what the host mounts still arrives here
         // (autofs), and nothing done here reaches the host.
@@ -32,8 +42,10 @@ pub fn enter(plan: &Plan) -> Result<(), Failure> {
             })
             .failed("mount", "mount")?;
     }
-    if plan.has(Namespace::Net) {
-        kernel::loopback_up().failed("userns", "loopback")?;
+    match connected {
+        Some(helper) => network::connect(helper)?,
+        None if plan.has(Namespace::Net) => network::furnish().failed("userns", "loopback")?,
+        None => {}
     }
     match &plan.hostname {
         // Without a UTS namespace of its own this would be the host's name.

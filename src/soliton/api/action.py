@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from soliton.launch.request import ActionRequest
     from soliton.launch.shortcut import Call
     from soliton.site.config import Config
+    from soliton.site.network import Network
 
 #: What may stand before `:` for an image that is not a file.
 _SCHEMES = frozenset(
@@ -133,6 +134,26 @@ def look() -> hosts.Host:
     return hosts.look(mount_points=configuration.current().config.mount_hostfs)
 
 
+def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
+    """What can connect the container's network, if it asks for that, and the ports of the host that it asks for."""
+    from soliton.launch import network
+
+    request = request.settled()
+    if not network.asked_for(request):
+        return None
+    from soliton.site.network import look, port_in_use
+
+    for port in network.forwarded_ports(request):
+        reason = port_in_use(port.protocol, port.address, port.outside)
+        if reason:
+            raise SolitonError(
+                f"the port {port.outside}/{port.protocol} of this machine cannot be mapped into the container",
+                why=reason,
+                remedy="choose another one: `--network-args portmap=HOST:CONTAINER/tcp`",
+            )
+    return look(host.privileged)
+
+
 def compiler(
     request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
 ) -> Callable[[hosts.Host], Plan]:
@@ -145,8 +166,16 @@ def compiler(
             require_allowed(image, config)
         mapped = request.fakeroot and not request.ignore_subordinate_ids
         subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
+        network = _network(request, host) if request.net or request.network or request.network_args else None
         return compile_plan(
-            request, own, image.path, config, host, subordinate=subordinate, reporter=reporter()
+            request,
+            own,
+            image.path,
+            config,
+            host,
+            subordinate=subordinate,
+            network=network,
+            reporter=reporter(),
         )
 
     return compiled

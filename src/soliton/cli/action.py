@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soliton import messages
-from soliton.errors import NotSupported, SolitonError
+from soliton.errors import SolitonError
 from soliton.launch.request import ActionRequest
 
 TYPE_CHECKING = False
@@ -33,16 +33,6 @@ def test(invocation: Invocation) -> int:
 def request_of(action: Action, invocation: Invocation) -> ActionRequest:
     """What the command line asks for."""
     flag, text, words = invocation.flag, invocation.text, invocation.words
-    networks = (
-        [name for value in words("network") for name in value.split(",")]
-        if "network" in invocation.options
-        else []
-    )
-    if (flag("net") and not networks) or any(name != "none" for name in networks):
-        raise NotSupported(
-            "a network of its own with a connection",
-            remedy="`--net --network none` gives one with a loopback only",
-        )
     return ActionRequest(
         action=action,
         image=invocation.positionals[0],
@@ -69,7 +59,10 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         no_pid=flag("no-pid"),
         ipc=flag("ipc"),
         uts=flag("uts"),
-        net=flag("net") or bool(networks),
+        net=flag("net"),
+        network=words("network"),
+        network_args=words("network-args"),
+        netns_path=text("netns-path"),
         hostname=text("hostname"),
         dns=words("dns"),
         no_init=flag("no-init"),

@@ -25,10 +25,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from soliton.launch.network import Connection
     from soliton.launch.plan import Namespace, Surface
     from soliton.launch.request import ActionRequest
     from soliton.site.config import Config
     from soliton.site.host import Host, SubordinateIds
+    from soliton.site.network import Network
 
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
@@ -41,9 +43,11 @@ def compile(
     host: Host,
     *,
     subordinate: SubordinateIds | None = None,
+    network: Network | None = None,
     reporter: tuple[str, ...] = (),
 ) -> Plan:
     """root, path: of the image, which is absolute. subordinate: the caller's ranges, looked up for `--fakeroot`.
+    network: what can connect a network of the container's own, looked up where one is asked for.
 
     Raises SolitonError for values that make no sense.
     """
@@ -60,11 +64,19 @@ def compile(
         stored = not identity.uid_map or not identities.is_single(identity)
         root = ImageRoot(root.path, root.offset, root.size, "stored" if stored else "caller")
     home = home_of(request, host)[1]
+    connection, netns = _network(request, network)
     return Plan(
         identity=identity,
         root=root,
         surface=_surface(request, root, path, config),
-        mounts=compile_mounts(request, config, host, binds, as_root=as_root),
+        mounts=compile_mounts(
+            request,
+            config,
+            host,
+            binds,
+            as_root=as_root,
+            resolv_conf=connection.resolv_conf if connection else None,
+        ),
         process=Process(
             action=request.action,
             argv=request.argv,
@@ -86,6 +98,8 @@ def compile(
         ),
         namespaces=namespaces,
         hostname=request.hostname,
+        helper=connection.helper if connection else None,
+        netns=netns,
         name=path.rstrip("/").rpartition("/")[2],
         reporter=reporter,
     )
@@ -126,9 +140,19 @@ def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:
         ("pid", request.pid),
         ("ipc", request.ipc),
         ("uts", request.uts),
-        ("net", request.net),
+        ("net", request.net and not request.netns_path),
     )
     return tuple(name for name, asked in wanted if asked)
+
+
+def _network(request: ActionRequest, facts: Network | None) -> tuple[Connection | None, str | None]:
+    """The connection of a network namespace of the container's own, and the path of one that is joined."""
+    if not request.net and not request.netns_path:
+        return None, None
+    from soliton.launch import network as networks
+
+    netns = networks.check_netns(request)
+    return None if netns else networks.connection(request, facts), netns
 
 
 def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple[str, ...]:

@@ -69,9 +69,18 @@ def home_of(request: ActionRequest, host: Host) -> tuple[str, str]:
 
 
 def compile_mounts(
-    request: ActionRequest, config: Config, host: Host, binds: list[Bind], *, as_root: bool
+    request: ActionRequest,
+    config: Config,
+    host: Host,
+    binds: list[Bind],
+    *,
+    as_root: bool,
+    resolv_conf: str | None = None,
 ) -> tuple[Mount, ...]:
-    """All mounts of a container. as_root: the payload is root inside without being root outside."""
+    """All mounts of a container. as_root: the payload is root inside without being root outside.
+
+    resolv_conf: content of the file where the host's would lead nowhere.
+    """
     skipped = set(request.no_mount)
     for name in skipped:
         if name not in NO_MOUNT and not name.startswith("/"):
@@ -110,7 +119,7 @@ def compile_mounts(
             mounts.append(Bind(name, path, origin="--scratch"))
         else:
             mounts.append(Tmpfs(path, size, 0o1777, origin="--scratch"))
-    mounts += _identity_files(request, config, host, as_root=as_root)
+    mounts += _identity_files(request, config, host, as_root=as_root, resolv_conf=resolv_conf)
     mounts += binds
     mounts += _cwd(request, config, host, skipped, mounts)
     return tuple(mounts)
@@ -156,7 +165,9 @@ def _tmp(request: ActionRequest, config: Config, host: Host, skipped: set[str], 
     return [Tmpfs(path, size, 0o1777, origin="--contain") for path, _ in pairs]
 
 
-def _identity_files(request: ActionRequest, config: Config, host: Host, *, as_root: bool) -> list[Mount]:
+def _identity_files(
+    request: ActionRequest, config: Config, host: Host, *, as_root: bool, resolv_conf: str | None
+) -> list[Mount]:
     mounts: list[Mount] = []
     uid = 0 if as_root else host.uid
     writable_root = uid == 0 and (request.writable or request.writable_tmpfs)
@@ -171,6 +182,8 @@ def _identity_files(request: ActionRequest, config: Config, host: Host, *, as_ro
     if request.dns:
         text = "".join(f"nameserver {address.strip()}\n" for address in request.dns)
         mounts.append(SynthesizedFile("/etc/resolv.conf", text, optional=True, origin="--dns"))
+    elif config.config_resolv_conf and resolv_conf:
+        mounts.append(SynthesizedFile("/etc/resolv.conf", resolv_conf, optional=True, origin="--network"))
     elif config.config_resolv_conf and host.resolv_conf:
         mounts.append(
             Bind("/etc/resolv.conf", "/etc/resolv.conf", optional=True, origin="config resolv_conf")

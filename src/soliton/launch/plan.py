@@ -275,11 +275,24 @@ class Process:
 
 
 @record
+class Helper:
+    """A program of the host's that connects the container's network namespace (user-mode networking).
+
+    argv: absolute path first; the word NETNS stands for the path of the namespace.
+    ready: "background" when its first process has ended well, "descriptor" when it writes to descriptor 3.
+    """
+
+    argv: tuple[str, ...]
+    ready: Literal["background", "descriptor"]
+
+
+@record
 class Plan:
     """Everything the core needs to start one container.
 
     mounts are carried out in order. `mount_at`: the assembled root appears at this existing directory of the
     host, whose own root stays `/`: for steps of a build that run outside the container (`%setup`).
+    helper: connects a network namespace of the container's own. netns: an existing one that is joined.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
     """
 
@@ -290,6 +303,8 @@ class Plan:
     process: Process
     namespaces: tuple[Namespace, ...] = ()
     hostname: str | None = None
+    helper: Helper | None = None
+    netns: str | None = None
     copies: tuple[Copy, ...] = ()
     mount_at: str | None = None
     name: str = ""

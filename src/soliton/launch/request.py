@@ -46,6 +46,9 @@ class ActionRequest:
     ipc: bool = False
     uts: bool = False
     net: bool = False
+    network: tuple[str, ...] = ()
+    network_args: tuple[str, ...] = ()
+    netns_path: str | None = None
     hostname: str | None = None
     dns: tuple[str, ...] = ()
     no_init: bool = False
@@ -80,6 +83,8 @@ class ActionRequest:
             request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:
             request = replace(request, pid=False)
+        if request.network or request.network_args:
+            request = replace(request, net=True)
         if request.hostname:
             request = replace(request, uts=True)
         return request

@@ -186,14 +186,14 @@ def _in_first_namespace() -> bool:
 
 def subordinate_ids(uid: int, name: str) -> SubordinateIds | None:
     """What the caller may map by `newuidmap`: None without an entry in both tables or without the programs."""
-    newuidmap, newgidmap = _program("newuidmap"), _program("newgidmap")
+    newuidmap, newgidmap = program("newuidmap"), program("newgidmap")
     users, groups = _range("/etc/subuid", uid, name), _range("/etc/subgid", uid, name)
     if newuidmap is None or newgidmap is None or users is None or groups is None:
         return None
     return SubordinateIds(users, groups, newuidmap, newgidmap)
 
 
-def _program(name: str) -> str | None:
+def program(name: str) -> str | None:
     """Absolute path of a program, which an ordinary user's PATH may lack: by the directive `binary-path`."""
     from soliton.site import config as configuration
 

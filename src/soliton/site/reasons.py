@@ -142,7 +142,38 @@ def _copy_source(call: str, number: int, named: str, reason: str, detail: str) -
     return LaunchError(f"{named} cannot be copied into the container", why=detail or reason)
 
 
+def _network(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    why = ": ".join(part for part in (call, detail or reason) if part)
+    return LaunchError(
+        "the container's network could not be connected",
+        why=f"{named}: {why}" if named != "it" else why,
+        remedy=_tun_remedy() or "use `--network none` for a loopback only; `-d` shows more",
+    )
+
+
+def _tun_remedy() -> str | None:
+    if not os.path.exists("/dev/net/tun"):
+        return (
+            "there is no /dev/net/tun here: ask the administrator for `modprobe tun`, or use `--network none`"
+        )
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return "you may not use /dev/net/tun: ask the administrator for `chmod 666 /dev/net/tun`"
+    return None
+
+
+def _netns(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    if number == errno.EPERM:
+        return LaunchError(
+            f"the network namespace {named} cannot be joined",
+            why="it belongs to a user namespace that is not yours",
+            remedy="only root may join it; your own containers' ones you may",
+        )
+    return LaunchError(f"the network namespace {named} cannot be joined", why=detail or reason)
+
+
 _RULES = {
+    "network": _network,
+    "netns": _netns,
     "userns": _userns,
     "fuse-missing": _fuse_missing,
     "fuse-denied": _fuse_denied,

@@ -34,6 +34,7 @@ COMMANDS = (
                 "with a variable, and little else",
                 "image.sif",
             ),
+            Example("soliton exec --net --network none image.sif id", "without any network", "image.sif"),
             Example("soliton exec --containall image.sif id", "cut off from the host", "image.sif"),
             Example("soliton exec docker://alpine:3.20 uname -r", "straight from a registry", "registry"),
         ),

@@ -350,7 +350,13 @@ _CDI = (
 )
 
 _NETWORK = (
-    Option("net", "n", keys=("NET", "UNSHARE_NET"), group=NETWORK, help="a network namespace of its own"),
+    Option(
+        "net",
+        "n",
+        keys=("NET", "UNSHARE_NET"),
+        group=NETWORK,
+        help="a network of its own, connected by the program pasta or slirp4netns",
+    ),
     Option(
         "network",
         None,
@@ -358,7 +364,7 @@ _NETWORK = (
         "NAME",
         keys=("NETWORK",),
         group=NETWORK,
-        help="networks to join; `none` is loopback only; implies --net",
+        help="pasta (also bridge, ptp), slirp4netns, or none for a loopback only; implies --net",
     ),
     Option(
         "network-args",
@@ -367,8 +373,7 @@ _NETWORK = (
         "ARG",
         keys=("NETWORK_ARGS",),
         group=NETWORK,
-        supported=False,
-        help="arguments for the network; implies --net",
+        help="portmap=HOST:CONTAINER/tcp lets connections in, hostport=PORT/tcp reaches the host's loopback; implies --net",
     ),
     Option(
         "netns-path",
@@ -377,7 +382,6 @@ _NETWORK = (
         "FILE",
         keys=("NETNS_PATH",),
         group=NETWORK,
-        supported=False,
         help="join an existing network namespace",
     ),
     Option(
