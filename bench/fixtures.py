@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -229,15 +229,17 @@ def partition(sif: Path, program: Path) -> tuple[int, int]:
     return int(offset), int(size)
 
 
-def plan_of(program: Path, image: Path) -> str:
-    """The plan of `exec IMAGE true`, as the native program reads it."""
+def plan_of(program: Path, image: Path, bind: str, words: Sequence[str]) -> str:
+    """The plan of `exec --bind BIND IMAGE WORD…`, as the native program reads it."""
     return _ask(
         program,
         "import sys; from soliton.api.action import prepare; from soliton.core import encode, to_json\n"
         "from soliton.images.detect import open_image; from soliton.launch.request import ActionRequest\n"
-        "request = ActionRequest('exec', sys.argv[1], ('true',))\n"
+        "request = ActionRequest('exec', sys.argv[1], tuple(sys.argv[3:]), bind=(sys.argv[2],))\n"
         "print(to_json(encode(prepare(request, open_image(request.image)))))",
         image,
+        bind,
+        *words,
     )
 
 
