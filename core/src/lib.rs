@@ -13,6 +13,7 @@ pub mod plan;
 pub mod read;
 pub mod request;
 pub mod shortcut;
+pub mod shared;
 pub mod squash;
 pub mod squashfs;
 pub mod store;

@@ -406,6 +406,12 @@ pub struct Helper {
     pub ready: Ready,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sharing {
+    pub idle: u32,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -428,6 +434,8 @@ pub struct Plan {
     pub mount_at: Option<Text>,
     #[serde(default)]
     pub name: Text,
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
     #[serde(default)]
     pub reporter: Vec<Text>,
     #[serde(default = "current_version")]

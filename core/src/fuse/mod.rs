@@ -7,6 +7,8 @@ mod protocol;
 mod reply;
 mod server;
 
+pub use server::serve;
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -17,6 +19,7 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
+use crate::plan;
 use crate::squashfs::reader::Image;
 
 /// How owners are shown.
@@ -26,6 +29,14 @@ pub enum Ids {
     Stored,
     /// Every file belongs to this user and group.
     All { uid: u32, gid: u32 },
+}
+
+/// How the owners of a plan's image are shown.
+pub fn ids(root: &plan::ImageRoot, user: &plan::Identity) -> Ids {
+    match root.ids {
+        plan::Ids::Stored => Ids::Stored,
+        plan::Ids::Caller => Ids::All { uid: user.uid, gid: user.gid },
+    }
 }
 
 /// A step that failed, for the launcher to explain.
@@ -85,7 +96,7 @@ pub fn spawn_server(image: Image, ids: Ids, source: &str) -> Result<OwnedFd, Mou
         -1 => Err(MountError { call: "clone", errno: Errno::from_raw_os_error(errno()) }),
         0 => {
             drop(mount);
-            become_server([device.as_raw_fd(), image.source().0.as_raw_fd()]);
+            become_server(&[device.as_raw_fd(), image.source().0.as_raw_fd()]);
             server::serve(device, image, ids);
             // SAFETY: ends the child without running the exit handlers of the program it was copied from.
             unsafe { libc::_exit(0) }
@@ -99,7 +110,7 @@ fn errno() -> i32 {
 }
 
 /// Cuts the server loose from the terminal, the working directory and the files of the command.
-fn become_server(mut kept: [RawFd; 2]) {
+pub fn become_server(kept: &[RawFd]) {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(&CString::from(c"soliton-image"));
@@ -113,6 +124,7 @@ fn become_server(mut kept: [RawFd; 2]) {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     // Whatever else the command had open must not live as long as this server: a pipe's reader waits for it.
+    let mut kept = kept.to_vec();
     kept.sort_unstable();
     let mut first = 3;
     for fd in kept {

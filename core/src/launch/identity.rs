@@ -5,12 +5,13 @@
 //! where the caller may.
 
 use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::failure::{Context, Failure};
 use super::kernel::{self, Forked};
@@ -43,6 +44,13 @@ pub fn enter_with(identity: &Identity, others: UnshareFlags) -> Result<(), Failu
         map.write_own()?;
     }
     Ok(())
+}
+
+/// Enters a user namespace that another process made and mapped, and new namespaces of the other kinds.
+pub fn join(namespace: BorrowedFd<'_>, others: UnshareFlags) -> Result<(), Failure> {
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+        .failed("userns", "setns")?;
+    kernel::unshare(others).failed("userns", "unshare")
 }
 
 struct Map<'a> {

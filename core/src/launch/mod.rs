@@ -36,6 +36,7 @@ use rustix::fs::Mode;
 
 use crate::plan::{self, Plan};
 use crate::request;
+use crate::shared;
 
 /// The status of a launch that failed.
 const FAILURE: i32 = 255;
@@ -74,9 +75,13 @@ pub fn launch(plan: &Plan) -> i32 {
 
 /// Everything up to standing in the container's root.
 fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
-    namespaces::enter(plan)?;
+    let (namespace, tree) = match shared::join(plan) {
+        Some(shared::Joined { user_namespace, tree }) => (Some(user_namespace), Some(tree)),
+        None => (None, None),
+    };
+    namespaces::enter(plan, namespace.as_ref().map(AsFd::as_fd))?;
     // Before there is a PID namespace: the server of an image belongs to no container.
-    let opened = root::open(plan)?;
+    let opened = root::open(plan, tree)?;
     let copies = copies::open(plan)?;
     let inside = init::enter(plan)?;
     let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;

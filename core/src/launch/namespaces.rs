@@ -1,5 +1,7 @@
 //! The namespaces of a container, all but the PID namespace (`init.rs`).
 
+use std::os::fd::BorrowedFd;
+
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
@@ -8,8 +10,9 @@ use super::failure::{Context, Failure};
 use super::{identity, network};
 use crate::plan::{Namespace, Plan};
 
-/// Enters the identity's user namespace, a mount namespace, and those the plan names.
-pub fn enter(plan: &Plan) -> Result<(), Failure> {
+/// Enters the identity's user namespace, a mount namespace, and those the plan names. shared: a user namespace that has
+/// the identity's maps already.
+pub fn enter(plan: &Plan, shared: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let mut flags = UnshareFlags::NEWNS;
     for (namespace, flag) in [
         (Namespace::Ipc, UnshareFlags::NEWIPC),
@@ -22,9 +25,10 @@ pub fn enter(plan: &Plan) -> Result<(), Failure> {
     // A network that a helper connects is made when the helper is there.
     let connected = plan.helper.as_ref().filter(|_| flags.contains(UnshareFlags::NEWNET));
     flags.set(UnshareFlags::NEWNET, flags.contains(UnshareFlags::NEWNET) && connected.is_none());
-    match &plan.netns {
-        None => identity::enter_with(&plan.identity, flags)?,
-        Some(path) => {
+    match (&plan.netns, shared) {
+        (None, Some(namespace)) => identity::join(namespace, flags)?,
+        (None, None) => identity::enter_with(&plan.identity, flags)?,
+        (Some(path), _) => {
             let mut identity = plan.identity.clone();
             network::join(path, &mut identity)?;
             identity::enter_with(&identity, flags)?;

@@ -19,7 +19,7 @@ use super::resolve::{self, Kind};
 use super::session::Session;
 use super::{trees, underlay};
 use crate::fuse;
-use crate::plan::{self, ImageRoot, Layer, Plan, Root, Surface};
+use crate::plan::{ImageRoot, Layer, Plan, Root, Surface};
 use crate::squashfs::format as squashfs;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
@@ -30,13 +30,14 @@ pub struct Opened {
     upper: Option<(OwnedFd, OwnedFd)>,
 }
 
-/// Opens a plan's root and upper directories on the host.
-pub fn open(plan: &Plan) -> Result<Opened, Failure> {
+/// Opens a plan's root and upper directories on the host. shared: the root, if another process mounted it.
+pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
     let upper = match &plan.surface {
         Surface::Upper { upper, work } => Some((open_layer(upper)?, open_layer(work)?)),
         _ => None,
     };
-    Ok(Opened { tree: tree(&plan.root, plan)?, upper })
+    let tree = shared.map_or_else(|| tree(&plan.root, plan), Ok)?;
+    Ok(Opened { tree, upper })
 }
 
 fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
@@ -75,11 +76,7 @@ fn image_tree(image: &ImageRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
     };
     let file = File::open(image.path.as_path()).map_err(|error| unreadable(&error.into()))?;
     let opened = Image::open(Arc::new(file), image.offset, image.size).map_err(|error| unreadable(&error))?;
-    let ids = match image.ids {
-        plan::Ids::Stored => fuse::Ids::Stored,
-        plan::Ids::Caller => fuse::Ids::All { uid: plan.identity.uid, gid: plan.identity.gid },
-    };
-    fuse::spawn_server(opened, ids, &image.path.to_string()).map_err(|error| {
+    fuse::spawn_server(opened, fuse::ids(image, &plan.identity), &image.path.to_string()).map_err(|error| {
         let code = match (error.call, error.errno) {
             ("/dev/fuse" | "fsopen", Errno::NOENT | Errno::NODEV | Errno::NXIO) => "fuse-missing",
             ("/dev/fuse", _) | (_, Errno::PERM | Errno::ACCESS) => "fuse-denied",

@@ -17,6 +17,7 @@ from soliton.launch.plan import (
     Plan,
     Process,
     ReadOnlySurface,
+    Sharing,
     TmpfsSurface,
 )
 from soliton.site.config import DEFAULTS
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from soliton.site.host import Host, SubordinateIds
     from soliton.site.network import Network
 
+#: A week: longer than jobs last.
+_LONGEST_IDLE = 604_800
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 
@@ -101,6 +104,7 @@ def compile(
         helper=connection.helper if connection else None,
         netns=netns,
         name=path.rstrip("/").rpartition("/")[2],
+        sharing=_sharing(root, host),
         reporter=reporter,
     )
 
@@ -133,6 +137,21 @@ def _layer(request: ActionRequest, config: Config) -> Literal["auto", "overlay",
     if request.underlay or config.enable_underlay == "preferred" or config.enable_overlay == "no":
         return "underlay"
     return "overlay" if config.enable_underlay == "no" else "auto"
+
+
+def _sharing(root: ImageRoot | DirectoryRoot, host: Host) -> Sharing | None:
+    """`SOLITON_IMAGE_SERVER` is `off`, or how many seconds an idle server of an image waits for the next launch."""
+    wish = host.environment.get("SOLITON_IMAGE_SERVER", "").strip()
+    if not isinstance(root, ImageRoot) or wish == "off":
+        return None
+    if not wish:
+        return Sharing()
+    if not wish.isascii() or not wish.isdigit() or int(wish[:10]) > _LONGEST_IDLE:
+        raise SolitonError(
+            f"`{wish}` in SOLITON_IMAGE_SERVER makes no sense",
+            why=f"it is `off` or a number of seconds up to {_LONGEST_IDLE}",
+        )
+    return Sharing(int(wish))
 
 
 def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:

@@ -287,12 +287,23 @@ class Helper:
 
 
 @record
+class Sharing:
+    """The image may be mounted by a server that other launches of this job use too.
+
+    idle: seconds without a new launch after which the server lets go of the image.
+    """
+
+    idle: int = 30
+
+
+@record
 class Plan:
     """Everything the core needs to start one container.
 
     mounts are carried out in order. `mount_at`: the assembled root appears at this existing directory of the
     host, whose own root stays `/`: for steps of a build that run outside the container (`%setup`).
     helper: connects a network namespace of the container's own. netns: an existing one that is joined.
+    sharing: None mounts the image for this container alone.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
     """
 
@@ -308,5 +319,6 @@ class Plan:
     copies: tuple[Copy, ...] = ()
     mount_at: str | None = None
     name: str = ""
+    sharing: Sharing | None = None
     reporter: tuple[str, ...] = ()
     version: int = 1

@@ -72,7 +72,8 @@ OPTIONS = frozenset(
 
 #: Fields of the plan's records that the core checks anew, or that need no check; any other field must have its default.
 RECORDS = {
-    "Plan": "identity root surface mounts process namespaces hostname name reporter version",
+    "Plan": "identity root surface mounts process namespaces hostname name sharing reporter version",
+    "Sharing": "idle",
     "Identity": "uid gid uid_map gid_map",
     "IdRange": "inside outside count",
     "ImageRoot": "path offset size ids kind",

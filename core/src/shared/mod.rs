@@ -1,0 +1,204 @@
+//! The shared image server: an image is mounted once per node, user and job, and every launch of the same kind joins.
+//!
+//! A server ([`server`]) lives in a user namespace of its own, with the image mounted in it. A launch that finds it gets two
+//! descriptors: the user namespace to enter, and a clone of the mount to attach wherever it likes. So containers of one job
+//! share what is decompressed and cached, and sit in one user namespace, which is what cross-memory attach asks for
+//! (ptrace(2), "Ptrace access mode checking"). Nothing is counted: an idle server detaches its own mount and lives on
+//! only as long as some container holds a clone.
+//!
+//! Whoever finds no server starts one; a lock makes the others wait for it instead of starting theirs. Nothing here has
+//! a time limit, and nothing here fails a launch: where sharing cannot be had, the launch mounts for itself.
+
+mod key;
+mod server;
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect,
+    recvmsg, socket_with,
+};
+
+use crate::launch::kernel::{self, Forked};
+use crate::plan::{Plan, Root};
+use crate::squashfs::reader::Image;
+use crate::store::Store;
+
+/// What a launch takes over from the server.
+pub struct Joined {
+    pub user_namespace: OwnedFd,
+    /// The image as a mount that is attached nowhere.
+    pub tree: OwnedFd,
+}
+
+/// Finds or starts the server for a plan's image. `None`: the launch is on its own.
+///
+/// The caller must have one thread and be outside the plan's namespaces.
+pub fn join(plan: &Plan) -> Option<Joined> {
+    let sharing = plan.sharing?;
+    let Root::Image(image) = &plan.root else { return None };
+    // A network that another namespace owns is entered by that one; one that a helper connects is left to this launch.
+    let own = plan.netns.is_some() || plan.helper.is_some();
+    if own || plan.identity.uid_map.is_empty() || has_limits() {
+        return None;
+    }
+    let file = File::open(image.path.as_path()).ok()?;
+    let key = format!("image-{}", key::of(&plan.identity, image, &file)?);
+    let store = Store::open_or_make().ok()?;
+    if let Some(joined) = connect_to(&store, &key) {
+        return Some(joined);
+    }
+    let lock = Lock::take(&store, &format!("{key}.lock")).ok()?;
+    // Somebody else may have started it meanwhile.
+    if let Some(joined) = connect_to(&store, &key) {
+        return Some(joined);
+    }
+    start(&Arc::new(file), plan, &store, &key, sharing.idle)?;
+    drop(lock);
+    connect_to(&store, &key)
+}
+
+/// Whether this process may use only so much of the processor or of memory: its server would die of that, and with it
+/// the file system of containers that have no such limits.
+fn has_limits() -> bool {
+    use rustix::process::{Resource, getrlimit};
+    [Resource::Cpu, Resource::As, Resource::Data].into_iter().any(|what| getrlimit(what).maximum.is_some())
+}
+
+/// The address of a socket in the store: by descriptor, so that neither its length nor a rename matters.
+fn address(directory: BorrowedFd<'_>, key: &str) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{key}", directory.as_raw_fd()))
+}
+
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    socket_with(rustix::net::AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Asks a running server. It answers at once with the two descriptors.
+fn connect_to(store: &Store, key: &str) -> Option<Joined> {
+    let socket = stream_socket().ok()?;
+    connect(&socket, &address(store.directory(), key).ok()?).ok()?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut byte)], &mut control, flags) {
+            Err(Errno::INTR) => {}
+            other => break other.ok()?,
+        }
+    };
+    let mut descriptors: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let mut descriptors = descriptors.into_iter();
+    match (received.bytes, descriptors.next(), descriptors.next()) {
+        (1, Some(user_namespace), Some(tree)) => Some(Joined { user_namespace, tree }),
+        // It ended while the connection waited.
+        _ => None,
+    }
+}
+
+/// A lock that its holder's end, however it comes about, gives back. The file goes with the server.
+struct Lock {
+    _file: OwnedFd,
+}
+
+impl Lock {
+    fn take(store: &Store, name: &str) -> Result<Lock, Errno> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let file =
+                rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600))?;
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            }
+            if is_at(&file, store.directory(), name) {
+                return Ok(Lock { _file: file });
+            }
+            // An ending server has removed it meanwhile.
+        }
+    }
+
+    /// Takes it only if nobody has it or waits for it.
+    fn try_take(store: &Store, name: &str) -> Option<Lock> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600)).ok()?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        is_at(&file, store.directory(), name).then_some(Lock { _file: file })
+    }
+}
+
+/// Whether an open file is still what the directory has under that name.
+fn is_at(file: &OwnedFd, directory: BorrowedFd<'_>, name: &str) -> bool {
+    match (rustix::fs::fstat(file), rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(open), Ok(named)) => (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino),
+        _ => false,
+    }
+}
+
+/// Starts a server and waits until it answers, or has ended without.
+fn start(file: &Arc<File>, plan: &Plan, store: &Store, key: &str, idle: u32) -> Option<()> {
+    let Root::Image(root) = &plan.root else { return None };
+    // Not in the child: what is read here is read once even where the image turns out to be none.
+    let image = Image::open(Arc::clone(file), root.offset, root.size).ok()?;
+    let (ours, theirs) = UnixStream::pair().ok()?;
+    match fork_unseen().ok()? {
+        Forked::Child => {
+            drop(ours);
+            let ready = OwnedFd::from(theirs);
+            kernel::exit_now(match server::run(image, root, &plan.identity, store, key, idle, ready) {
+                Ok(()) => 0,
+                Err(_) => 1,
+            })
+        }
+        Forked::Parent(_) => {
+            drop(theirs);
+            let mut byte = [0];
+            loop {
+                match rustix::io::read(&ours, &mut byte) {
+                    Err(Errno::INTR) => {}
+                    Ok(1) => return Some(()),
+                    _ => return None,
+                }
+            }
+        }
+    }
+}
+
+/// fork(2) without a signal at the child's end: the payload takes this process over by execve(2), and a child that it did
+/// not start must not show up in its wait(2).
+fn fork_unseen() -> Result<Forked, Errno> {
+    // SAFETY: as fork(2): no memory is shared and the process has one thread, so the child may go on in Rust.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(Forked::Child),
+        Ok(pid) if pid > 0 => {
+            rustix::process::Pid::from_raw(pid).map(Forked::Parent).ok_or(Errno::INVAL)
+        }
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+    }
+}
+
+/// The descriptor of this process's own namespace of a kind.
+fn own_namespace(kind: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(format!("/proc/self/ns/{kind}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Puts a descriptor at a number above the standard ones, which a server replaces.
+fn above_standard(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    // SAFETY: the new descriptor is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)) })
+}

@@ -1,0 +1,168 @@
+//! The process behind a shared image: holds the user namespace and the mount, gives both to whoever connects, and detaches
+//! the mount when nobody has come for a while.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, bind, listen, sendmsg,
+};
+use rustix::thread::UnshareFlags;
+
+use super::{Lock, address, above_standard, own_namespace, stream_socket};
+use crate::fuse;
+use crate::launch::{identity, kernel, trees};
+use crate::plan::{Identity, ImageRoot};
+use crate::squashfs::reader::Image;
+use crate::store::Store;
+
+/// Launches that may wait while one is answered.
+const WAITING: i32 = 1024;
+/// Directories that the mount may cover in the server's own mount namespace: nothing it opens by path lies there (the standard
+/// library looks into /sys and /proc for the number of processors).
+const PLACES: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/boot", "/home", "/usr/local"];
+
+/// Serves until the last container has let go; writes a byte to `ready` once launches are answered.
+pub fn run(
+    image: Image,
+    root: &ImageRoot,
+    user: &Identity,
+    store: &Store,
+    key: &str,
+    idle: u32,
+    ready: OwnedFd,
+) -> Result<(), Errno> {
+    let ready = above_standard(ready)?;
+    let directory = above_standard(rustix::io::fcntl_dupfd_cloexec(store.directory(), 3)?)?;
+    let kept = [image.source().0.as_raw_fd(), ready.as_raw_fd(), directory.as_raw_fd()];
+    fuse::become_server(&kept);
+    use_every_processor();
+    identity::enter_with(user, UnshareFlags::NEWNS).map_err(|_| Errno::PERM)?;
+
+    let device = fuse::open_device().map_err(|error| error.errno)?;
+    let mount = fuse::detached_mount(&device, &root.path.to_string()).map_err(|error| error.errno)?;
+    let ids = fuse::ids(root, user);
+    // Before there are other threads, which inherit this: signals are for the one that keeps the door.
+    kernel::block_signals(true);
+    let signals = kernel::signal_queue()?;
+    let gone = Arc::new(AtomicBool::new(false));
+    let serving = {
+        let gone = Arc::clone(&gone);
+        std::thread::Builder::new().spawn(move || {
+            fuse::serve(device, image, ids);
+            gone.store(true, Ordering::Relaxed);
+        })
+    };
+    let serving = serving.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+    let place = PLACES.into_iter().find(|place| trees::attach_at(mount.as_fd(), CWD, *place).is_ok());
+    let place = place.ok_or(Errno::NOENT)?;
+    drop(mount);
+
+    let listener = Door::open(directory.as_fd(), key)?;
+    let namespace = own_namespace("user")?;
+    let _ = rustix::io::write(&ready, b"!");
+    drop(ready);
+    keep(&listener, namespace.as_fd(), signals.as_fd(), place, idle, store, key, &gone);
+    unmount(place, UnmountFlags::DETACH)?;
+    drop((listener, namespace, directory));
+    // Containers may hold clones for as long as they like.
+    let _ = serving.join();
+    Ok(())
+}
+
+/// The first rank of a job may be bound to one processor; its server works for all of them.
+fn use_every_processor() {
+    let mut all = rustix::thread::CpuSet::new();
+    for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
+        all.set(cpu);
+    }
+    let _ = rustix::thread::sched_setaffinity(None, &all);
+}
+
+/// The socket at which launches are answered.
+struct Door {
+    listener: OwnedFd,
+}
+
+impl Door {
+    /// The caller holds the lock, so what is there under this name is of a server that is no more.
+    fn open(directory: BorrowedFd<'_>, key: &str) -> Result<Door, Errno> {
+        let _ = rustix::fs::unlinkat(directory, key, AtFlags::empty());
+        let listener = stream_socket()?;
+        bind(&listener, &address(directory, key)?)?;
+        rustix::fs::chmodat(directory, key, Mode::from_raw_mode(0o600), AtFlags::empty())?;
+        listen(&listener, WAITING)?;
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        Ok(Door { listener })
+    }
+
+    /// Answers everybody who waits; whether there was anybody.
+    fn answer(&self, namespace: BorrowedFd<'_>, place: &str) -> bool {
+        let mut any = false;
+        while let Ok(client) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            any = true;
+            // A client that is gone, or a clone that cannot be made: it mounts for itself.
+            let _ = give(client.as_fd(), namespace, place);
+        }
+        any
+    }
+}
+
+/// Sends the namespace and a clone of the mount. Nothing is read: a stopped client keeps nobody waiting.
+fn give(client: BorrowedFd<'_>, namespace: BorrowedFd<'_>, place: &str) -> Result<(), Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = open_tree(CWD, place, flags)?;
+    let descriptors = [namespace, clone.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(client, &[std::io::IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Answers launches until none has come for `idle` seconds, until SIGTERM, or until the mount is gone. When it returns no
+/// launch finds this server any more.
+#[allow(clippy::too_many_arguments, reason = "all of what the process holds")]
+fn keep(
+    door: &Door,
+    namespace: BorrowedFd<'_>,
+    signals: BorrowedFd<'_>,
+    place: &str,
+    idle: u32,
+    store: &Store,
+    key: &str,
+    gone: &AtomicBool,
+) {
+    let limit = Timespec { tv_sec: i64::from(idle), tv_nsec: 0 };
+    let lock = format!("{key}.lock");
+    loop {
+        let mut entries = [PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        let found = poll(&mut entries, Some(&limit));
+        if found == Err(Errno::INTR) {
+            continue;
+        }
+        let mut asked = gone.load(Ordering::Relaxed);
+        while let Some(arrived) = kernel::next_signal(signals) {
+            asked |= arrived.signal == libc::SIGTERM;
+        }
+        let served = door.answer(namespace, place);
+        if served && !asked {
+            continue;
+        }
+        if !asked && found != Ok(0) {
+            continue;
+        }
+        // Whoever holds the lock is about to connect.
+        let Some(_held) = Lock::try_take(store, &lock) else { continue };
+        let _ = rustix::fs::unlinkat(store.directory(), key, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(store.directory(), &lock, AtFlags::empty());
+        // Those who found the door before it was taken away.
+        door.answer(namespace, place);
+        return;
+    }
+}
+
