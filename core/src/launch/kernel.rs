@@ -319,16 +319,6 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, result: Result<(), Errno>) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const record) };
 }
 
-/// clone(2) without a signal at the child's end: such a child does not show up in its parent's wait(2).
-pub fn fork_unseen() -> Result<Forked, Errno> {
-    // SAFETY: as fork(2): no memory is shared and the process has one thread.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) })?;
-    Ok(match Pid::from_raw(pid as i32) {
-        Some(pid) => Forked::Parent(pid),
-        None => Forked::Child,
-    })
-}
-
 /// Whether this kernel's filters can make a call succeed without effect.
 pub fn filters_are_known() -> Result<(), Errno> {
     let action = libc::SECCOMP_RET_ERRNO;

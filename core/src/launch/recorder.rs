@@ -26,6 +26,7 @@ use super::kernel::{self, Forked, Question};
 use super::seccomp::{self, Chown, Emulated};
 use crate::owner::{ATTRIBUTE, LONGEST, Owner, UNSAID};
 use crate::text::Text;
+use rustix::thread::UnshareFlags;
 
 /// PATH_MAX of Linux, with the zero at the end.
 const LONGEST_PATH: usize = 4096;
@@ -74,7 +75,7 @@ fn start(mount_at: Option<&Text>) -> Result<OwnedFd, Errno> {
     // Nothing is mounted there, or something else.
     rustix::fs::statat(&proc, "self/fd", AtFlags::empty())?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    match kernel::fork_unseen()? {
+    match kernel::fork_unseen(UnshareFlags::empty())? {
         Forked::Parent(_) => Ok(ours),
         Forked::Child => {
             drop(ours);

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use sha2::{Digest, Sha256};
 
-use crate::plan::{Identity, ImageRoot, IdRange};
+use crate::plan::{IdRange, Identity, ImageRoot};
 
 /// Changes whenever a server of this program would not do for one of another version.
 const VERSION: u32 = 1;

@@ -24,6 +24,8 @@ use rustix::net::{
     recvmsg, socket_with,
 };
 
+use rustix::thread::UnshareFlags;
+
 use crate::launch::kernel::{self, Forked};
 use crate::plan::{Plan, Root};
 use crate::squashfs::reader::Image;
@@ -116,8 +118,7 @@ impl Lock {
     fn take(store: &Store, name: &str) -> Result<Lock, Errno> {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
-            let file =
-                rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600))?;
+            let file = rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600))?;
             match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
                 Err(Errno::INTR) => continue,
                 other => other?,
@@ -152,7 +153,7 @@ fn start(file: &Arc<File>, plan: &Plan, store: &Store, key: &str, idle: u32) -> 
     // Not in the child: what is read here is read once even where the image turns out to be none.
     let image = Image::open(Arc::clone(file), root.offset, root.size).ok()?;
     let (ours, theirs) = UnixStream::pair().ok()?;
-    match fork_unseen().ok()? {
+    match kernel::fork_unseen(UnshareFlags::empty()).ok()? {
         Forked::Child => {
             drop(ours);
             let ready = OwnedFd::from(theirs);
@@ -175,20 +176,6 @@ fn start(file: &Arc<File>, plan: &Plan, store: &Store, key: &str, idle: u32) -> 
     }
 }
 
-/// fork(2) without a signal at the child's end: the payload takes this process over by execve(2), and a child that it did
-/// not start must not show up in its wait(2).
-fn fork_unseen() -> Result<Forked, Errno> {
-    // SAFETY: as fork(2): no memory is shared and the process has one thread, so the child may go on in Rust.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
-    match i32::try_from(pid) {
-        Ok(0) => Ok(Forked::Child),
-        Ok(pid) if pid > 0 => {
-            rustix::process::Pid::from_raw(pid).map(Forked::Parent).ok_or(Errno::INVAL)
-        }
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
-    }
-}
-
 /// The descriptor of this process's own namespace of a kind.
 fn own_namespace(kind: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(format!("/proc/self/ns/{kind}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -200,5 +187,10 @@ fn above_standard(fd: OwnedFd) -> Result<OwnedFd, Errno> {
         return Ok(fd);
     }
     // SAFETY: the new descriptor is owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)) })
+    Ok(unsafe {
+        OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(rustix::io::fcntl_dupfd_cloexec(
+            fd.as_fd(),
+            3,
+        )?))
+    })
 }

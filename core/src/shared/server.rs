@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::{Lock, address, above_standard, own_namespace, stream_socket};
+use super::{Lock, above_standard, address, own_namespace, stream_socket};
 use crate::fuse;
 use crate::launch::{identity, kernel, trees};
 use crate::plan::{Identity, ImageRoot};
@@ -165,4 +165,3 @@ fn keep(
         return;
     }
 }
-
