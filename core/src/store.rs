@@ -56,6 +56,22 @@ impl Store {
         }
     }
 
+    /// A directory of its own for one purpose, made anew if it is not there.
+    pub fn folder(&self, name: &str) -> Result<Store, Errno> {
+        match rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(PRIVATE)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
+        if is_private(&rustix::fs::fstat(&directory)?) { Ok(Store { directory }) } else { Err(Errno::PERM) }
+    }
+
+    /// The same directory by another descriptor, above the standard ones.
+    pub fn duplicate(&self) -> Result<Store, Errno> {
+        Ok(Store { directory: rustix::io::fcntl_dupfd_cloexec(&self.directory, 3)? })
+    }
+
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }

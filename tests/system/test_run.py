@@ -184,9 +184,13 @@ def _image_servers() -> set[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_the_container(soliton: Program, busybox_sif: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("idle", ["off", "1"])
+def test_no_process_outlives_the_container(
+    soliton: Program, image: Path, how: signal.Signals, idle: str
+) -> None:
+    """Nor, for longer than it was told to, the server that would give the image to others."""
     before = _image_servers()
-    process = soliton.start("exec", "--pid", busybox_sif, "sleep", "98765")
+    process = soliton.having(SOLITON_IMAGE_SERVER=idle).start("exec", "--pid", image, "sleep", "98765")
     for _ in range(100):
         if _processes_of("98765"):
             break

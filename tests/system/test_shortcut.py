@@ -30,9 +30,11 @@ def store(program: Program) -> Path:
 
 
 def plans(program: Program) -> list[Path]:
-    return (
-        [path for path in store(program).iterdir() if len(path.name) == 32] if store(program).exists() else []
-    )
+    return plans_in(store(program)) if store(program).exists() else []
+
+
+def plans_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if len(path.name) == 32]
 
 
 def marked(program: Program, *words: str | Path) -> None:
@@ -189,7 +191,8 @@ def test_an_upgraded_program_makes_its_own_plans(fast: Program, image: Path, tmp
     python = folder / "python3"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    own = Program(fast.home, fast.cwd, fast.variables, name=str(copy))
+    # A server of the image would be the program running, whose file nobody may write.
+    own = Program(fast.home, fast.cwd, {**fast.variables, "SOLITON_IMAGE_SERVER": "off"}, name=str(copy))
     marked(own, image)
     assert asked(own, image) == SHORTCUT
     shutil.copy(fast.name, copy)
@@ -219,24 +222,24 @@ def _a_link(folder: Path) -> None:
 
 
 def _plans_open_to_all(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in plans_in(folder):
         path.chmod(0o666)
 
 
 def _plans_are_links(folder: Path) -> None:
-    for path in list(folder.iterdir()):
+    for path in plans_in(folder):
         path.rename(folder.parent / path.name)
         path.symlink_to(folder.parent / path.name)
 
 
 def _plans_are_pipes(folder: Path) -> None:
-    for path in list(folder.iterdir()):
+    for path in plans_in(folder):
         path.unlink()
         os.mkfifo(path, 0o600)
 
 
 def _plans_are_garbage(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in plans_in(folder):
         path.write_text(path.read_text()[:-100])
 
 

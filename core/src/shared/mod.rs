@@ -31,6 +31,9 @@ use crate::plan::{Plan, Root};
 use crate::squashfs::reader::Image;
 use crate::store::Store;
 
+/// Where the servers' sockets are, below the user's private directory.
+const FOLDER: &str = "mounts";
+
 /// What a launch takes over from the server.
 pub struct Joined {
     pub user_namespace: OwnedFd,
@@ -50,8 +53,8 @@ pub fn join(plan: &Plan) -> Option<Joined> {
         return None;
     }
     let file = File::open(image.path.as_path()).ok()?;
-    let key = format!("image-{}", key::of(&plan.identity, image, &file)?);
-    let store = Store::open_or_make().ok()?;
+    let key = key::of(&plan.identity, image, &file)?;
+    let store = Store::open_or_make().ok()?.folder(FOLDER).ok()?;
     if let Some(joined) = connect_to(&store, &key) {
         return Some(joined);
     }

@@ -38,8 +38,8 @@ pub fn run(
     ready: OwnedFd,
 ) -> Result<(), Errno> {
     let ready = above_standard(ready)?;
-    let directory = above_standard(rustix::io::fcntl_dupfd_cloexec(store.directory(), 3)?)?;
-    let kept = [image.source().0.as_raw_fd(), ready.as_raw_fd(), directory.as_raw_fd()];
+    let store = store.duplicate()?;
+    let kept = [image.source().0.as_raw_fd(), ready.as_raw_fd(), store.directory().as_raw_fd()];
     fuse::become_server(&kept);
     use_every_processor();
     identity::enter_with(user, UnshareFlags::NEWNS).map_err(|_| Errno::PERM)?;
@@ -63,13 +63,13 @@ pub fn run(
     let place = place.ok_or(Errno::NOENT)?;
     drop(mount);
 
-    let listener = Door::open(directory.as_fd(), key)?;
+    let listener = Door::open(store.directory(), key)?;
     let namespace = own_namespace("user")?;
     let _ = rustix::io::write(&ready, b"!");
     drop(ready);
-    keep(&listener, namespace.as_fd(), signals.as_fd(), place, idle, store, key, &gone);
+    keep(&listener, namespace.as_fd(), signals.as_fd(), place, idle, &store, key, &gone);
     unmount(place, UnmountFlags::DETACH)?;
-    drop((listener, namespace, directory));
+    drop((listener, namespace, store));
     // Containers may hold clones for as long as they like.
     let _ = serving.join();
     Ok(())

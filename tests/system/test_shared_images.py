@@ -1,0 +1,193 @@
+"""One server for all launches of an image by one user in one job: who joins, who does not, and what its end means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.program import Program
+
+_NAMESPACE = ("readlink", "/proc/self/ns/user")
+
+
+@pytest.fixture
+def own(soliton: Program, tmp_path: Path) -> Iterator[Program]:
+    """The program with a private directory for its servers, which end with the test."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    program = soliton.having(XDG_RUNTIME_DIR=str(runtime), SOLITON_IMAGE_SERVER="60")
+    yield program
+    for pid in servers_of(tmp_path):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not servers_of(tmp_path))
+
+
+def servers_of(folder: Path) -> list[int]:
+    """Servers that have an image below this folder open."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text() == "soliton-image\n":
+                files = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
+                if any(name.startswith(f"{folder}/") for name in files):
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: object) -> None:
+    assert callable(condition)
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within ten seconds")
+
+
+def sockets(program: Program) -> list[str]:
+    folder = Path(program.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts"
+    return sorted(p.name for p in folder.iterdir() if p.is_socket()) if folder.exists() else []
+
+
+def namespace(program: Program, image: Path, *options: str) -> str:
+    return program("exec", *options, image, *_NAMESPACE).ok().out
+
+
+def test_launches_share_one_server_and_one_user_namespace(own: Program, image: Path, tmp_path: Path) -> None:
+    first = namespace(own, image)
+    assert namespace(own, image) == first
+    assert namespace(own, image, "--pid", "--contain") == first
+    assert len(servers_of(tmp_path)) == len(sockets(own)) == 1
+
+
+def test_many_at_once_start_one_server(own: Program, image: Path, tmp_path: Path) -> None:
+    script = 'for i in $(seq 16); do "$0" exec "$1" readlink /proc/self/ns/user & done; wait'
+    done = subprocess.run(
+        ["sh", "-c", script, own.name, image],
+        env=own.environment(),
+        cwd=own.cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 16 and len(set(done.stdout.splitlines())) == 1
+    assert len(servers_of(tmp_path)) == 1
+
+
+def test_who_is_root_inside_has_a_server_of_their_own(own: Program, image: Path) -> None:
+    as_user = namespace(own, image)
+    assert namespace(own, image, "--fakeroot") != as_user
+    assert own("exec", "--fakeroot", image, "id", "-u").ok().out == "0\n"
+    assert own("exec", image, "id", "-u").ok().out == f"{os.getuid()}\n"
+
+
+def test_an_image_replaced_in_place_is_served_anew(own: Program, image: Path, tmp_path: Path) -> None:
+    own("exec", image, "true").ok()
+    sandbox = tmp_path / "sandbox"
+    own("build", "--sandbox", sandbox, image).ok()
+    (sandbox / "new").write_text("new\n")
+    own("build", "--force", image, sandbox).ok()
+    assert own("exec", image, "cat", "/new").ok().out == "new\n"
+
+
+def test_the_server_outlives_who_started_it_and_containers_outlive_the_server_s_idle_time(
+    own: Program, image: Path, tmp_path: Path
+) -> None:
+    program = own.having(SOLITON_IMAGE_SERVER="0")
+    process = program.start(
+        "exec", image, "sh", "-c", "read line; cat /etc/hosts >/dev/null && ls /bin/busybox"
+    )
+    process.kill()
+    process.wait()
+    running = subprocess.Popen(
+        [program.name, "exec", str(image), "sh", "-c", "read line; ls /bin/busybox"],
+        env=program.environment(),
+        cwd=program.cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    # Idle from its first moment on, it takes its door away, and goes on for the container.
+    wait_until(lambda: servers_of(tmp_path) and not sockets(program))
+    out, _ = running.communicate(b"\n", timeout=60)
+    assert out == b"/bin/busybox\n"
+    wait_until(lambda: not servers_of(tmp_path))
+
+
+def test_a_server_that_was_killed_is_started_again(own: Program, image: Path, tmp_path: Path) -> None:
+    own("exec", image, "true").ok()
+    (server,) = servers_of(tmp_path)
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: not servers_of(tmp_path))
+    own("exec", image, "true").ok()
+    assert len(servers_of(tmp_path)) == 1
+
+
+def test_what_others_could_have_put_there_is_not_used(own: Program, image: Path, tmp_path: Path) -> None:
+    folder = Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton"
+    folder.mkdir()
+    folder.chmod(0o777)
+    own("exec", image, "true").ok()
+    assert not sockets(own)
+    shutil.rmtree(folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+    own("exec", image, "true").ok()
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_limited_process_starts_no_server_that_others_would_lose(own: Program, image: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -t 600; exec "$0" exec "$1" true', own.name, image],
+        env=own.environment(),
+        cwd=own.cwd,
+        check=True,
+    )
+    assert done.returncode == 0 and not sockets(own)
+
+
+def test_ranks_may_read_each_other_s_memory(own: Program, image: Path) -> None:
+    """What MPI does on one node (process_vm_readv(2)): both sides have to be in one user namespace."""
+    probe = (
+        "import ctypes, subprocess, sys\n"
+        "class Iovec(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "pid, address = int(sys.argv[1]), int(sys.argv[2])\n"
+        "text = ctypes.create_string_buffer(5)\n"
+        "here, there = Iovec(ctypes.addressof(text), 5), Iovec(address, 5)\n"
+        "n = libc.process_vm_readv(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)\n"
+        "print(text.raw if n == 5 else ctypes.get_errno())\n"
+    )
+    partner = (
+        "import ctypes, os, sys\n"
+        "text = ctypes.create_string_buffer(b'rank0')\n"
+        "print(os.getpid(), ctypes.addressof(text), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    # The interpreter comes from the host: the image is a shell and little else.
+    binds = [f"--bind={path}" for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
+    python = "/usr/bin/python3"
+    with subprocess.Popen(
+        [own.name, "exec", *binds, str(image), python, "-c", partner],
+        env=own.environment(),
+        cwd=own.cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as rank:
+        assert rank.stdout is not None and rank.stdin is not None
+        pid, address = rank.stdout.readline().split()
+        # Where Yama allows it to descendants only (ptrace_scope 1), that is the host's rule and not the container's.
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+        answer = own("exec", *binds, image, python, "-c", probe, pid, address).ok().out.strip()
+        rank.stdin.close()
+    allowed = not scope.exists() or scope.read_text().strip() == "0"
+    assert answer == ("b'rank0'" if allowed else "1")
