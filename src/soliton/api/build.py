@@ -17,10 +17,11 @@ from soliton.build import builder, compression, lockfile, secrets, templates, wo
 from soliton.build.bootstrap import Fetched, Sources
 from soliton.build.job import Settings
 from soliton.build.lockfile import Lock
-from soliton.build.origin import Origin, settle
+from soliton.build.origin import FETCHED, Origin, settle
 from soliton.build.provenance import Arguments
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
+from soliton.images import architecture
 from soliton.images import target as targets
 from soliton.launch.environment import INJECTING
 from soliton.launch.identity import as_root
@@ -29,6 +30,9 @@ from soliton.site import host as hosts
 
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
+
+#: Sections that run programs of the image.
+_RUN = ("post", "appinstall", "test")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class BuildOptions:
     image. lock: write `SOURCE.lock`, or hold the build to the one that is there. held_to: hold it to this one, but for packages;
     held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
     arguments, instead of these. on_host: whether sections may run commands outside the container.
-    fetching: how base images are had.
+    as_json: the definition is JSON. fetching: how base images are had.
     """
 
     force: bool = False
@@ -66,6 +70,7 @@ class BuildOptions:
     told: Arguments | None = None
     on_host: bool = True
     ignore_subordinate_ids: bool = False
+    as_json: bool = False
     fetching: PullOptions | None = None
 
 
@@ -78,7 +83,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
     options = options or BuildOptions()
     environment = dict(os.environ)
     check_target(target, options)
-    origin = settle(source, dict(options.build_args))
+    origin = settle(source, dict(options.build_args), as_json=options.as_json)
     for warning in origin.definition.warnings:
         messages.warning(warning)
     try:
@@ -87,12 +92,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         if not options.warn_unused:
             raise
         messages.warning(error.what)
-    if options.fetching and options.fetching.architecture and not _may_be_foreign(origin):
-        raise NotSupported(
-            "`--arch` for a build with steps",
-            why="programs of another architecture would have to run",
-            remedy="build on a machine of that architecture",
-        )
+    _check_architecture(origin, options)
     if not options.on_host:
         _check_inside(origin)
     if options.lock and (origin.kind != "definition" or options.update):
@@ -169,8 +169,26 @@ def check_target(target: str, options: BuildOptions) -> None:
         targets.check(target, force=replace)
 
 
-def _may_be_foreign(origin: Origin) -> bool:
-    return origin.kind == "reference"
+def _check_architecture(origin: Origin, options: BuildOptions) -> None:
+    """`--arch`: images of any architecture can be fetched and put together, but steps are programs that have to run here."""
+    wanted = options.fetching.architecture if options.fetching else None
+    if not wanted or wanted == architecture.host_architecture() or origin.kind == "reference":
+        return
+    for number, stage in enumerate(origin.definition.stages, 1):
+        agent = stage.header.agent
+        if agent not in (*FETCHED, "localimage", "scratch"):
+            raise NotSupported(
+                f"`--arch {wanted}` with `Bootstrap: {agent}` ({origin.definition.name}:{stage.header.line})",
+                why="its packages are installed by programs of this machine",
+                remedy="start from an image of that architecture",
+            )
+        scripts = [section for section in stage.sections if section.name in _RUN and section.body.strip()]
+        if scripts and not architecture.runnable(wanted):
+            raise BuildError(
+                f"`%{scripts[0].name}` in stage {number} would have to run programs for {wanted}",
+                why=f"this machine is {architecture.host_architecture()} and has no emulator for {wanted}",
+                remedy="have one registered with binfmt_misc (flag F; Debian: qemu-user-static), or build on such a machine",
+            )
 
 
 def _epoch(environment: Mapping[str, str]) -> int | None:

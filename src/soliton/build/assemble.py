@@ -35,7 +35,6 @@ class Contents:
 
     layers: tuple[Layer, ...]
     exclude: tuple[str, ...]
-    ids: str
     objects: tuple[sif_write.NewObject, ...]
     architecture: str
     epoch: int
@@ -45,6 +44,8 @@ def contents(job: Job, state: StageState) -> Contents:
     """The layers of a stage whose steps are done."""
     base = state.started
     assert state.upper is not None
+    # A base of nothing does not say; what the steps have brought may.
+    state.architecture = state.architecture or stage.of_programs(DirectoryRoot(state.upper))
     after = tree.merged(state.base_tree, state.upper)
     finished = finish(job, state, after)
     below: list[Layer] = [_layer(base.root)]
@@ -73,7 +74,6 @@ def contents(job: Job, state: StageState) -> Contents:
     return Contents(
         layers=layers,
         exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),
-        ids="keep",
         objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
         architecture=state.architecture,
         epoch=state.epoch,
@@ -172,7 +172,7 @@ def _squash(job: Job, parts: Contents, packing: Packing, fd: int, offset: int, s
         "block_size": packing.block_size,
         "epoch": parts.epoch,
         "threads": packing.threads,
-        "ids": parts.ids,
+        "ids": "root" if packing.all_root else "keep",
         "identity": core.encode(job.identity) if job.unprivileged else None,
         "exclude": list(parts.exclude),
     }
@@ -201,7 +201,9 @@ def _packing(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
         if found.compressor in COMPRESSORS and (compressor is None or not own):
             compressor = found.compressor
         block = block or found.block_size
-    return Packing(compressor or "zstd", wish.level, block or 131072, wish.threads or _threads())
+    return Packing(
+        compressor or "zstd", wish.level, block or 131072, wish.threads or _threads(), wish.all_root
+    )
 
 
 def _layer(root: ImageRoot | DirectoryRoot) -> Layer:

@@ -21,13 +21,14 @@ _IMPLIED = {"-noappend", "-no-progress", "-quiet", "-no-recovery", "-reproducibl
 class Packing:
     """compressor: None leaves it to the base image's, else zstd. level: None is the compressor's usual one.
 
-    block_size in bytes; None as compressor. threads: 0 is as many as this process may use.
+    block_size in bytes; None as compressor. threads: 0 is as many as this process may use. all_root: every file is root's.
     """
 
     compressor: str | None = None
     level: int | None = None
     block_size: int | None = None
     threads: int = 0
+    all_root: bool = False
 
 
 def parse(arguments: str) -> Packing:
@@ -40,15 +41,19 @@ def parse(arguments: str) -> Packing:
     level: int | None = None
     block: int | None = None
     threads = 0
+    all_root = False
     queue = iter(words)
     for word in queue:
         if word in _IMPLIED:
+            continue
+        if word in ("-all-root", "-root-owned"):
+            all_root = True
             continue
         if word not in ("-comp", "-Xcompression-level", "-b", "-processors", "-mem"):
             raise NotSupported(
                 f"`{word}` in `--mksquashfs-args`",
                 why="the file system is written without mksquashfs",
-                remedy="understood are -comp, -Xcompression-level, -b and -processors",
+                remedy="understood are -comp, -Xcompression-level, -b, -processors, -mem and -all-root",
             )
         value = next(queue, None)
         if value is None:
@@ -76,7 +81,7 @@ def parse(arguments: str) -> Packing:
                 why=f"{compressor or 'zstd'} has the levels {low} to {high}",
             )
         compressor = compressor or "zstd"
-    return Packing(compressor, level, block, threads)
+    return Packing(compressor, level, block, threads, all_root)
 
 
 def _block(value: str) -> int:

@@ -72,7 +72,7 @@ class StageState:
 
     epoch: once bootstrapped, the time that files of the stage bear. base_digest: of the base, empty if there is none.
     forced: whether `--force` made a difference. taken: files of the host that were copied → their digests. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
-    architecture: OCI name.
+    architecture: OCI name, empty while nothing says it.
     """
 
     index: int

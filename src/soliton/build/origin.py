@@ -35,8 +35,8 @@ class Origin:
     reference: str = ""
 
 
-def settle(source: str, build_args: dict[str, str]) -> Origin:
-    """What `source` is. Raises BuildError, ImageError, NotSupported or DefinitionError."""
+def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) -> Origin:
+    """What `source` is. as_json: a definition in the form of `--json`. Raises BuildError, ImageError, NotSupported or DefinitionError."""
     scheme, colon, rest = source.partition(":")
     if colon and not os.path.lexists(source):
         if scheme in FETCHED:
@@ -68,6 +68,10 @@ def settle(source: str, build_args: dict[str, str]) -> Origin:
         ) from None
     except OSError as error:
         raise BuildError(f"`{source}` cannot be read", why=error.strerror) from None
+    if as_json:
+        from soliton.build import definition_json
+
+        data = definition_json.text_of(data, source)
     return Origin("definition", parse(data, source, build_args))
 
 

@@ -77,7 +77,7 @@ def start_from(job: Job, state: StageState) -> None:
     base = bootstrap(request)
     root = _with_ids(job, base.root)
     state.base = base
-    state.architecture = base.architecture or _of_programs(root)
+    state.architecture = base.architecture or root_architecture.of_root(root) or ""
     state.base_tree, _ = tree.read(root)
     if base.oci_config is not None:
         # Written by the conversion for an image of its own; this build's definition takes its place.
@@ -99,7 +99,7 @@ def start_update(job: Job, state: StageState, sandbox: str) -> None:
     """In place of the bootstrap: the sandbox itself is the root, and is written."""
     root = DirectoryRoot(sandbox)
     state.base = Base(root)
-    state.architecture = _of_programs(root)
+    state.architecture = of_programs(root)
     state.scene = _scene(state, root, DirectSurface())
     state.base_tree, _ = tree.read(root)
     # What exists already is changed now.
@@ -164,6 +164,8 @@ def setup(job: Job, state: StageState, step: Step) -> None:
 def post(job: Job, state: StageState, step: Step) -> None:
     """`%post`: in the container."""
     assert step.section is not None
+    base = state.stage.header.get("from") or state.stage.header.agent
+    architecture.require_runnable(state.architecture or None, base)
     state.temporary = frozenset(temporary_names(state))
     plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), step.section.body)
     ended = carry_out.execute(plan, job.settings.environment)
@@ -230,7 +232,8 @@ def _with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | Imag
     return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
 
 
-def _of_programs(root: DirectoryRoot | ImageRoot) -> str:
+def of_programs(root: DirectoryRoot | ImageRoot) -> str:
+    """For which architecture a root is made, this machine's where nothing in it says."""
     return root_architecture.of_root(root) or architecture.host_architecture()
 
 

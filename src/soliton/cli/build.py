@@ -42,6 +42,7 @@ def build(invocation: Invocation) -> int:
         keep=invocation.flag("no-cleanup"),
         keep_logs=invocation.flag("keep-logs"),
         lock=lock(invocation),
+        as_json=invocation.flag("json"),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
         fetching=options_of(invocation),

@@ -106,7 +106,7 @@ OPTIONS = (
     Option("build-arg-file", None, TEXT, "FILE", group=STEPS, help="a file with a NAME=VALUE on each line"),
     Option("warn-unused-build-args", group=STEPS, help="only warn of arguments that nothing uses"),
     Option("no-cleanup", keys=("NO_CLEANUP",), group=STEPS, help="keep what a failed build has made"),
-    Option("json", keys=("JSON",), group=STEPS, help="the definition is JSON", supported=False),
+    Option("json", keys=("JSON",), group=STEPS, help="the definition is JSON, as programs write it"),
     Option(
         "fakeroot",
         "f",
