@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -139,6 +141,10 @@ def engine(directory: Path) -> Iterator[str]:
             ["podman", "unshare", "rm", "-rf", directory / "graph", directory / "run"],
             check=False, capture_output=True, env=environment,
         )  # fmt: skip
+        # Podman keeps a process that holds its user namespace.
+        pause = directory / "libpod/tmp/pause.pid"
+        if pause.exists():
+            os.kill(int(pause.read_text()), signal.SIGKILL)
 
 
 def test_images_of_an_engine(soliton: Program, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What a build as an ordinary user makes, judged by the kernel's own mount and in Podman's storage, which need root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.root.test_ownership import kernel_mount
+from tests.system.program import Program
+
+RECIPE = """\
+Bootstrap: busybox
+Stage: one
+
+%post
+    mkdir -p /srv/app /opt
+    echo data > /srv/app/data
+    chown -R 33:44 /srv/app
+    cp /bin/busybox /opt/su && chown 0:50 /opt/su && chmod 4750 /opt/su
+    ln -s app /srv/link && ln /srv/app/data /srv/hard && mkfifo /opt/pipe
+
+%runscript
+    cat /srv/app/data
+"""
+
+
+@pytest.fixture
+def built(soliton: Program) -> Path:
+    (soliton.cwd / "recipe.def").write_text(RECIPE)
+    soliton("build", "image.sif", "recipe.def").ok()
+    return soliton.cwd / "image.sif"
+
+
+def test_the_kernel_sees_the_owners_that_steps_gave(built: Path, tmp_path: Path) -> None:
+    with kernel_mount(built, tmp_path / "kernel") as root:
+
+        def owner(name: str) -> tuple[int, int, int]:
+            status = os.lstat(root / name)
+            return status.st_uid, status.st_gid, status.st_mode & 0o7777
+
+        assert owner("srv/app") == (33, 44, 0o755)
+        assert owner("srv/app/data") == owner("srv/hard") == (33, 44, 0o644)
+        assert os.lstat(root / "srv/hard").st_nlink == 2
+        assert owner("opt/su") == (0, 50, 0o4750)
+        assert owner("bin/busybox")[:2] == (0, 0)
+        assert (root / "opt/pipe").is_fifo() and (root / "srv/link").is_symlink()
+        # The note beside a file is gone: the kernel knows no attributes in an image without any.
+        with pytest.raises(OSError, match="not supported"):
+            os.listxattr(root / "srv/app/data")
+
+
+def test_podman_s_storage_takes_it_over_from_skopeo(built: Path, tmp_path: Path) -> None:
+    """skopeo reads SIF, and a container of Podman's storage has the same files and owners. buildah runs in it without the rights
+    that Podman's runtimes want of the machine.
+    """
+    configuration = tmp_path / "storage.conf"
+    configuration.write_text(
+        f'[storage]\ndriver = "vfs"\nrunroot = "{tmp_path}/run"\ngraphroot = "{tmp_path}/graph"\n'
+    )
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(configuration), "HOME": str(tmp_path)}
+
+    def run(*words: str | Path) -> str:
+        return subprocess.run(
+            [str(word) for word in words], check=True, capture_output=True, text=True, env=environment
+        ).stdout.strip()
+
+    run("skopeo", "--insecure-policy", "copy", "-q", f"sif:{built}", f"oci:{tmp_path}/layout:latest")
+    container = run("buildah", "from", "-q", f"oci:{tmp_path}/layout:latest")
+    inside = ("buildah", "run", "--isolation=chroot", container, "--")
+    assert run(*inside, "cat", "/srv/app/data") == "data"
+    assert run(*inside, "/srv/../.singularity.d/runscript") == "data"
+    assert run(*inside, "stat", "-c", "%u:%g %a", "/srv/app/data", "/opt/su") == "33:44 644\n0:50 4750"
