@@ -176,6 +176,7 @@ BEYOND = {
     "config unset": "system user dry-run/d",
     "build": "keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED}",
     "diff": "json/j ignore",
+    "doctor": "json/j apparmor-profile",
     "inspect": "provenance",
     "rebuild": f"""
         check json/j force/F run-setup build-arg build-arg-file bind/B mount{{MOUNT}}+ authfile{{AUTH_FILE}}
@@ -183,6 +184,7 @@ BEYOND = {
         ignore-subuid{{IGNORE_SUBUID}}(h)""",
 }
 COMMANDS_BEYOND = {
+    "doctor",
     *(f"config {name}" for name in ("get", "import", "set", "show", "unset")),
     "diff",
     "rebuild",

@@ -134,6 +134,7 @@ TABLES = {
     "checkpoint": "checkpoint",
     "data": "overlay",
     "oci": "oci",
+    "doctor": "site",
     "config": "site",
     "capability": "site",
     "plugin": "plugin",

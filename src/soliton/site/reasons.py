@@ -11,14 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from soliton.errors import LaunchError
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return None
+from soliton.site import causes
 
 
 def explain(failure: Mapping[str, Any]) -> LaunchError:
@@ -38,57 +31,23 @@ def explain(failure: Mapping[str, Any]) -> LaunchError:
     return LaunchError(f"the container could not be started{place}", why=why or None)
 
 
+def _told(what: str, cause: causes.Cause, name: str) -> LaunchError:
+    """A failure by its cause; the finding of `soliton doctor` with this name tells the same at length."""
+    more = f"; `soliton doctor {name}` tells more"
+    remedy = cause.user or (f"ask the administrator for {cause.admin}" if cause.admin else None)
+    return LaunchError(what, why=cause.why, remedy=remedy and remedy + more)
+
+
 def _userns(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
-    what = "this machine does not let you make a user namespace"
-    if number == errno.ENOSPC:
-        return LaunchError(
-            what,
-            why=f"the limit is reached: user.max_user_namespaces = {_read('/proc/sys/user/max_user_namespaces')}",
-            remedy="ask the administrator for `sysctl user.max_user_namespaces=15000`",
-        )
-    if _read("/proc/sys/user/max_user_namespaces") == "0":
-        return LaunchError(
-            what,
-            why="user.max_user_namespaces is 0",
-            remedy="ask the administrator for `sysctl user.max_user_namespaces=15000`",
-        )
-    if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-        return LaunchError(
-            what,
-            why="kernel.unprivileged_userns_clone is 0",
-            remedy="ask the administrator for `sysctl kernel.unprivileged_userns_clone=1`",
-        )
-    if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return LaunchError(
-            what,
-            why="AppArmor forbids it: kernel.apparmor_restrict_unprivileged_userns is 1",
-            remedy="ask the administrator for an AppArmor profile for soliton that allows `userns`",
-        )
-    if number == errno.EPERM:
-        return LaunchError(
-            what,
-            why="a seccomp filter forbids it, or this is a chroot: most likely you are inside another container",
-            remedy="start the outer container with user namespaces allowed (for Docker: `--security-opt seccomp=unconfined`)",
-        )
-    if number == errno.ENOSYS or number == errno.EINVAL:
-        return LaunchError(what, why="this kernel is built without user namespaces (CONFIG_USER_NS)")
-    return LaunchError(what, why=f"{call}: {reason} {detail}".strip())
+    return _told("this machine does not let you make a user namespace", causes.userns(number), "userns")
 
 
 def _fuse_missing(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
-    return LaunchError(
-        "the image cannot be mounted: there is no /dev/fuse here",
-        why="the kernel module `fuse` is not loaded, or an outer container does not pass the device on",
-        remedy="ask for `modprobe fuse` (or `--device /dev/fuse`), or run with `--unsquash`",
-    )
+    return _told("the image cannot be mounted: there is no /dev/fuse here", causes.fuse(errno.ENOENT), "fuse")
 
 
 def _fuse_denied(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
-    return LaunchError(
-        "the image cannot be mounted: /dev/fuse may not be used",
-        why=f"{call}: {reason}",
-        remedy="ask the administrator for `chmod 666 /dev/fuse`, or run with `--unsquash`",
-    )
+    return _told("the image cannot be mounted: /dev/fuse may not be used", causes.fuse(number), "fuse")
 
 
 def _bind_source(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:

@@ -20,6 +20,29 @@ _WHOSE = (
 
 COMMANDS = (
     Command(
+        "doctor",
+        "[FINDING]",
+        "examine this machine: what helps or hinders containers, and what to do",
+        most=1,
+        options=(
+            _JSON,
+            Option(
+                "apparmor-profile", help="print a profile that lets this installation make user namespaces"
+            ),
+        ),
+        handler="soliton.cli.doctor:doctor",
+        group=HOUSEKEEPING,
+        description=(
+            "The exit status is 1 if there is a problem: something without which containers cannot run. Notes are about"
+            " what only some need. Nothing is changed."
+        ),
+        examples=(
+            Example("soliton doctor", "everything"),
+            Example("soliton doctor userns", "one finding, as an error message names it"),
+            Example("soliton doctor --apparmor-profile", "for /etc/apparmor.d/soliton"),
+        ),
+    ),
+    Command(
         "config",
         "",
         "the configuration",
