@@ -19,8 +19,8 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def passed(line: str | list[str] = "exec IMAGE x", **variables: str) -> dict[str, str]:
-    """What the host's environment contributes, but for the PATH."""
-    host = dict(plan_for(line, variables).process.environment.host)
+    """What the host's environment contributes, but for the PATH; by the contract, so under a peer's name."""
+    host = dict(plan_for(line, variables, program="apptainer").process.environment.host)
     assert host.pop("PATH") == STANDARD_PATH
     return host
 

@@ -49,6 +49,7 @@ STARTING = SAYING | {
     "soliton.launch.binds",
     "soliton.launch.compile",
     "soliton.launch.environment",
+    "soliton.launch.guard",
     "soliton.launch.identity",
     "soliton.launch.mounts",
     "soliton.launch.plan",

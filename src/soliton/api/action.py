@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from soliton import core
+from soliton import core, messages
 from soliton.errors import SolitonError
 from soliton.images.architecture import require_runnable
 from soliton.images.detect import open_image
+from soliton.launch import guard
 from soliton.launch.compile import compile as compile_plan
 from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot
 from soliton.site import config as configuration
@@ -194,6 +195,21 @@ def prepare(
     return plan
 
 
+#: Who starts many at once tells each its number.
+_RANKS = ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+def tell_of_guard(request: ActionRequest, plan: Plan, host: hosts.Host) -> bool:
+    """Says in one line what of the caller's environment stays out, once for all ranks of a job; whether it was said."""
+    if not guard.is_on(request.settled(), configuration.current().config):
+        return False
+    changed = guard.changes(host.environment, plan.mounts)
+    if changed:
+        first = all(host.environment.get(name, "0") == "0" for name in _RANKS)
+        (messages.info if first else messages.verbose)(guard.told(changed))
+    return bool(changed)
+
+
 def start(
     request: ActionRequest,
     fetching: Callable[[], PullOptions] | None = None,
@@ -208,6 +224,8 @@ def start(
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
+    if tell_of_guard(request, plan, host):
+        call = None
     if call is not None:
         for path in configuration.current().looked_at:
             call.witness.note(path)

@@ -49,6 +49,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         env_files=tuple(_read(name) for name in words("env-file")),
         no_env=words("no-env"),
         no_eval=flag("no-eval"),
+        no_guard=flag("no-guard"),
         home=text("home"),
         no_home=flag("no-home"),
         no_mount=words("no-mount"),

@@ -7,6 +7,7 @@ a table.
 from __future__ import annotations
 
 from soliton.errors import ImageError, LaunchError, SolitonError
+from soliton.launch import guard
 from soliton.launch import identity as identities
 from soliton.launch.environment import compile_environment
 from soliton.launch.mounts import compile_mounts, home_of, user_binds
@@ -68,18 +69,19 @@ def compile(
         root = ImageRoot(root.path, root.offset, root.size, "stored" if stored else "caller")
     home = home_of(request, host)[1]
     connection, netns = _network(request, network)
+    mounts = compile_mounts(
+        request,
+        config,
+        host,
+        binds,
+        as_root=as_root,
+        resolv_conf=connection.resolv_conf if connection else None,
+    )
     return Plan(
         identity=identity,
         root=root,
         surface=_surface(request, root, path, config),
-        mounts=compile_mounts(
-            request,
-            config,
-            host,
-            binds,
-            as_root=as_root,
-            resolv_conf=connection.resolv_conf if connection else None,
-        ),
+        mounts=mounts,
         process=Process(
             action=request.action,
             argv=request.argv,
@@ -89,6 +91,7 @@ def compile(
                 home=home,
                 container=path,
                 destinations=tuple(bind.target for bind in binds),
+                passing=guard.passing(request, config, host.environment, mounts),
             ),
             cwd=_working_directories(request, host, home),
             cwd_required=request.cwd is not None,

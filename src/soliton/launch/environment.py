@@ -34,14 +34,26 @@ class PassingRule:
     default: Mapping[str, str]
 
     @staticmethod
-    def of(request: ActionRequest) -> PassingRule:
+    def of(
+        request: ActionRequest,
+        default: Mapping[str, str] = {},
+        changes: Mapping[str, str | None] = {},
+    ) -> PassingRule:
+        """default: there unless the caller's stand in their place. changes: other values for the caller's, None for not passed."""
         return PassingRule(
             _OWN,
-            (*sorted(_NOT_PASSED), *request.no_env),
+            (*sorted(_NOT_PASSED), *request.no_env, *(name for name in changes if changes[name] is None)),
             tuple(sorted(_KEPT_CLEAN)) if request.cleanenv else None,
-            {"LANG": "C"} if request.cleanenv else {},
+            {
+                **({"LANG": "C"} if request.cleanenv else {}),
+                **{
+                    name: value
+                    for name, value in changes.items()
+                    if value is not None and name not in request.no_env
+                },
+            },
             # A base for images without any environment script.
-            {"PATH": _STANDARD_PATH},
+            {"PATH": _STANDARD_PATH, **default},
         )
 
     def apply(self, host: Mapping[str, str]) -> dict[str, str]:
@@ -63,9 +75,10 @@ def compile_environment(
     home: str,
     container: str,
     destinations: tuple[str, ...],
+    passing: PassingRule | None = None,
 ) -> Environment:
-    """container: absolute path of the image. destinations: of the user's binds."""
-    passed = PassingRule.of(request).apply(host)
+    """container: absolute path of the image. destinations: of the user's binds. passing: if not the plain rule."""
+    passed = (passing or PassingRule.of(request)).apply(host)
     injected: dict[str, str] = {}
     for prefix in reversed(INJECTING):
         for key, value in host.items():

@@ -35,6 +35,7 @@ class ActionRequest:
     env_files: tuple[str, ...] = ()
     no_env: tuple[str, ...] = ()
     no_eval: bool = False
+    no_guard: bool = False
     home: str | None = None
     no_home: bool = False
     no_mount: tuple[str, ...] = ()

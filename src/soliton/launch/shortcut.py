@@ -12,10 +12,10 @@ import os
 import sys
 
 from soliton.core import encode, to_json
-from soliton.launch import mounts
-from soliton.launch.environment import PassingRule
+from soliton.launch import guard, mounts
 from soliton.launch.plan import Bind
 from soliton.record import names_of, record, replace
+from soliton.site import config as configuration
 from soliton.site.witness import as_status, status_of
 
 TYPE_CHECKING = False
@@ -54,6 +54,7 @@ OPTIONS = frozenset(
         "mount",
         "no-env",
         "no-eval",
+        "no-guard",
         "no-home",
         "no-init",
         "no-mount",
@@ -184,7 +185,8 @@ def template(
     witness: Witness,
 ) -> dict[str, Any] | None:
     """What is stored: the plan without what the core fills in, and what it depends on."""
-    passing = PassingRule.of(request.settled())
+    config = configuration.current().config
+    passing = guard.passing(request.settled(), config, host.environment, plan.mounts)
     if passing.apply(host.environment) != dict(plan.process.environment.host):
         return None
     asked = set(getattr(host.environment, "asked", ())) - NAMED

@@ -133,6 +133,12 @@ _ENVIRONMENT = (
         "no-env", None, LIST, "NAME", keys=("NOENV",), group=ENVIRONMENT, help="do not pass this variable on"
     ),
     Option(
+        "no-guard",
+        keys=("NO_GUARD",),
+        group=ENVIRONMENT,
+        help="pass settings of the host's Python, R, Perl and conda too (as under the names of the peers)",
+    ),
+    Option(
         "no-eval",
         keys=("NO_EVAL",),
         group=ENVIRONMENT,
