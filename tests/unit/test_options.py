@@ -169,7 +169,8 @@ def in_the_contracts_words(option: Option) -> str:
 
 #: What the peers do not have.
 BEYOND = {
-    **dict.fromkeys(("exec", "run", "shell", "test", "instance start", "instance run"), "no-guard{NO_GUARD}"),
+    **dict.fromkeys(("exec", "run", "shell", "test"), "no-guard{NO_GUARD} explain json"),
+    **dict.fromkeys(("instance start", "instance run"), "no-guard{NO_GUARD}"),
     "config get": "json/j",
     "config import": "system user force/F dry-run/d",
     "config set": "system user dry-run/d",

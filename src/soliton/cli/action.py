@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soliton import messages
-from soliton.errors import SolitonError
+from soliton.errors import SolitonError, UsageError
 from soliton.launch.request import ActionRequest
 
 TYPE_CHECKING = False
@@ -100,7 +100,14 @@ def _start(action: Action, invocation: Invocation) -> int:
 
         return options_of(invocation)._replace(offline_is_fine=True)
 
-    start(request_of(action, invocation), fetching, _storing(invocation))
+    request = request_of(action, invocation)
+    if invocation.flag("explain"):
+        from soliton.cli.explain import show
+
+        return show(request, fetching, as_json=invocation.flag("json"))
+    if invocation.flag("json"):
+        raise UsageError("`--json` is a form of `--explain`", remedy="give both, or leave `--json` out")
+    return start(request, fetching, _storing(invocation))
 
 
 def _storing(invocation: Invocation) -> Call | None:

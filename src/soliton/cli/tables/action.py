@@ -36,6 +36,11 @@ COMMANDS = (
             ),
             Example("soliton exec --net --network none image.sif id", "without any network", "image.sif"),
             Example("soliton exec --containall image.sif id", "cut off from the host", "image.sif"),
+            Example(
+                "soliton exec --explain -C image.sif id",
+                "nothing is run: what it would see, and why",
+                "image.sif",
+            ),
             Example("soliton exec docker://alpine:3.20 uname -r", "straight from a registry", "registry"),
         ),
     ),

@@ -25,6 +25,7 @@ DEVICES = "Devices"
 NETWORK = "Network"
 LIMITS = "Resource limits"
 INSTANCES = "Instances"
+EXPLAINING = "Looking before running"
 
 _FILES = (
     Option(
@@ -549,8 +550,17 @@ COMMON = (
     *_OTHERS,
 )
 
+_EXPLAIN = (
+    Option(
+        "explain",
+        group=EXPLAINING,
+        help="start nothing: say what would be mounted and set, and which flag, variable, directive or default asks for it",
+    ),
+    Option("json", group=EXPLAINING, help="with --explain: as JSON, the plan included"),
+)
+
 #: exec, run, shell and test, but not instances.
-FOREGROUND = (*COMMON, *_CWD, *_PID, *_CDI)
+FOREGROUND = (*COMMON, *_CWD, *_PID, *_CDI, *_EXPLAIN)
 
 SHELL = Option("shell", "s", TEXT, "PROGRAM", keys=("SHELL",), group=ENVIRONMENT, help="the shell to start")
 
