@@ -133,6 +133,10 @@ impl Worker {
                 let size = request.u32(16).ok_or(MALFORMED)?;
                 self.list(request.node, offset, size as usize, request.opcode == opcode::READDIRPLUS)
             }
+            // "Not implemented" ends the asking for good: overlays ask for every file of an image whether it has some.
+            opcode::GETXATTR | opcode::LISTXATTR if !self.server.image.has_xattrs() => {
+                Err(Refusal(libc::ENOSYS))
+            }
             opcode::GETXATTR => {
                 let size = request.u32(0).ok_or(MALFORMED)?;
                 self.xattr(request.node, request.name(8).ok_or(MALFORMED)?, size as usize)
@@ -142,9 +146,9 @@ impl Worker {
                 self.statfs();
                 Ok(())
             }
-            opcode::FLUSH | opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(()),
-            // "Not implemented" tells the kernel to open by itself and to keep what it has cached.
-            opcode::OPEN | opcode::OPENDIR => Err(Refusal(libc::ENOSYS)),
+            opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(()),
+            // "Not implemented" tells the kernel to open and close by itself and to keep what it has cached.
+            opcode::OPEN | opcode::OPENDIR | opcode::FLUSH => Err(Refusal(libc::ENOSYS)),
             _ => Err(Refusal(libc::ENOSYS)),
         }
     }

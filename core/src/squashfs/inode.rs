@@ -219,6 +219,11 @@ impl Image {
         Ok(())
     }
 
+    /// Whether any inode may have extended attributes.
+    pub fn has_xattrs(&self) -> bool {
+        self.superblock.xattr_table != super::format::ABSENT
+    }
+
     /// All extended attributes of an inode: full names and values, in stored order.
     pub fn xattrs(&self, inode: &Inode) -> Result<Xattrs> {
         let table = self.superblock.xattr_table;
