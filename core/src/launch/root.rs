@@ -111,7 +111,10 @@ pub fn assemble(
                 return Ok(tree);
             }
             session.attach(tree.as_fd(), "lower")?;
-            if *layer != Layer::Underlay {
+            // An overlay looks each name up anew for every container and the image's server is asked again; where
+            // next to nothing has to be bound, what the kernel knows of the image is used as it is.
+            let cheap = *layer == Layer::Auto && underlay::is_cheap(missing);
+            if *layer != Layer::Underlay && !cheap {
                 let lower = lower_layers(tree.as_fd(), missing, session)?;
                 match overlay(session, &lower, None, plan, attributes) {
                     Err(_) if *layer == Layer::Auto => {}

@@ -17,6 +17,29 @@ use crate::text::Text;
 
 /// Each entry costs a mount; a directory with more is not remade.
 const MOST_ENTRIES: usize = 4096;
+/// Entries of a directory, and directories, that are quicker bound than an overlay is mounted and gone through.
+const FEW: usize = 16;
+const FEW_DIRECTORIES: usize = 4;
+
+/// Whether directories below the root lack the entries, and hold few others: the root itself stays one file system for those who
+/// walk through it.
+pub fn is_cheap(missing: &[Missing]) -> bool {
+    let mut known = Vec::new();
+    missing.iter().all(|wanted| {
+        let Some((_, directory)) = wanted.location.existing.last() else { return false };
+        let path: Vec<&[u8]> = wanted.location.existing.iter().map(|(name, _)| name.as_slice()).collect();
+        if known.contains(&path) {
+            return true;
+        }
+        // One that is about to be remade is not looked at through another.
+        let nested =
+            known.iter().any(|other: &Vec<&[u8]>| path.starts_with(other) || other.starts_with(&path));
+        known.push(path);
+        !nested
+            && known.len() <= FEW_DIRECTORIES
+            && entries(directory.as_fd()).is_ok_and(|found| found.len() <= FEW)
+    })
+}
 
 /// Puts the root together. `image` is attached in the session already.
 pub fn assemble(
