@@ -1,4 +1,4 @@
-"""`make bench`: everything in one run, one table, and a JSON record in `bench/results/`.
+"""`make bench`: everything in one run, one table, a JSON record and an SVG picture in `bench/results/`.
 
 usage: python -m bench [--dir DIRECTORY] [--runs N] [CASE …]
 
@@ -20,7 +20,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases, fixtures
+from bench import cases, fixtures, suite
+from bench.plot import svg
 from bench.table import Row, render
 
 USER = "soliton-bench"
@@ -57,8 +58,9 @@ def as_user(work: Callable[[], None]) -> None:
 
 
 def main() -> int:
+    every = [*cases.ALL, *suite.ALL]
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("cases", nargs="*", help=f"which of: {' '.join(cases.ALL)} (default: all)")
+    parser.add_argument("cases", nargs="*", help=f"which of: {' '.join(every)} (default: all)")
     parser.add_argument(
         "--dir", type=Path, default=Path("/var/tmp/soliton-bench"), help="where fixtures are kept"
     )
@@ -91,7 +93,7 @@ def main() -> int:
     measured = directory / "tmp" / "rows.json"
 
     def measure() -> None:
-        names = options.cases or list(cases.ALL)
+        names = options.cases or every
         rows = cases.run(names, directory, program, options.runs, kernel if mounted else None)
         measured.write_text(json.dumps([row._asdict() for row in rows]))
 
@@ -105,6 +107,7 @@ def main() -> int:
     rows = [Row(**record) for record in json.loads(text)]
     print(render(rows))
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    (options.results / f"{stamp}.svg").write_text(svg(rows))
     (options.results / f"{stamp}.json").write_text(
         json.dumps(
             {

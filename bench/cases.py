@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import fixtures
+from bench import fixtures, suite
 from bench.measure import Sample, device_sectors, once, repeat
 from bench.table import Row
 
@@ -265,23 +265,6 @@ def mount(bench: Bench) -> list[Row]:
     ]
 
 
-def start(bench: Bench) -> list[Row]:
-    """Warm starts of /bin/true."""
-    commands = [("soliton, SIF", f"{bench.program} exec {bench.sif} true")]
-    if shutil.which("bwrap"):
-        commands.append(
-            ("bwrap, directory", f"bwrap --bind {bench.plain} / --proc /proc --dev /dev /bin/true")
-        )
-    if shutil.which("ch-run"):
-        commands.append(("ch-run, directory", f"ch-run {bench.plain} -- /bin/true"))
-    for peer in ("apptainer", "singularity"):
-        if shutil.which(peer):
-            commands.append((f"{peer}, SIF", f"{peer} exec {bench.sif} true"))
-    commands.append(("floor: unshare -Ur chroot", f"unshare -Urm chroot {bench.plain} /bin/true"))
-    samples = _hyperfine(commands, max(20, bench.runs * 5), bench.directory)
-    return _compared("start of /bin/true, warm", samples, "bwrap, directory")
-
-
 #: Reads every file below a directory in the order of the directory listings, as `tar` does.
 _READ = "find {root}/usr -xdev -type f -print0 | xargs -0 -n 512 cat >/dev/null"
 
@@ -336,42 +319,6 @@ def _inside_twice(bench: Bench, script: str) -> float:
     return statistics.median(int(line) for line in done.stdout.split()) / 1e9
 
 
-_SCIPY = "python3 -c 'import numpy, scipy.stats, scipy.optimize'"
-
-
-def imports(bench: Bench) -> list[Row]:
-    """An interpreter that imports SciPy, warm, inside a running container; the plain directory by `ch-run` or `bwrap`."""
-    samples = [("soliton", _inside_twice(bench, _SCIPY))]
-    timed = f"{_SCIPY}; for i in 1 2 3; do s=$(date +%s%N); {_SCIPY}; e=$(date +%s%N); echo $((e - s)); done"
-    peers: list[tuple[str, list[str]]] = []
-    if shutil.which("bwrap"):
-        peers.append(
-            (
-                "plain directory",
-                ["bwrap", "--bind", str(bench.plain), "/", "--proc", "/proc", "--dev", "/dev"],
-            )
-        )
-    if bench.kernel is not None and shutil.which("bwrap"):
-        peers.append(
-            (
-                "kernel squashfs",
-                ["bwrap", "--ro-bind", str(bench.kernel), "/", "--proc", "/proc", "--dev", "/dev"],
-            )
-        )
-    with squashfuse(bench) as mounted:
-        if mounted is not None and shutil.which("bwrap"):
-            peers.append(
-                (
-                    "squashfuse_ll",
-                    ["bwrap", "--ro-bind", str(mounted), "/", "--proc", "/proc", "--dev", "/dev"],
-                )
-            )
-        for who, prefix in peers:
-            done = subprocess.run([*prefix, "sh", "-c", timed], check=True, capture_output=True, text=True)
-            samples.append((who, statistics.median(int(line) for line in done.stdout.split()) / 1e9))
-    return _compared("import SciPy, warm", samples, "plain directory", limits={"soliton": 1.1})
-
-
 def build(bench: Bench) -> list[Row]:
     """The 1 GB image as base and one line of %post; the floor is a copy of the file."""
     work = bench.directory / "build"
@@ -400,9 +347,7 @@ def build(bench: Bench) -> list[Row]:
 ALL: dict[str, Callable[[Bench], list[Row]]] = {
     "pull": pull,
     "mount": mount,
-    "start": start,
     "read": read,
-    "import": imports,
     "build": build,
 }
 
@@ -410,8 +355,13 @@ ALL: dict[str, Callable[[Bench], list[Row]]] = {
 def run(names: Sequence[str], directory: Path, program: Path, runs: int, kernel: Path | None) -> list[Row]:
     bench = Bench(directory, program, runs, kernel)
     os.chdir(directory)
+    # What the containers of one case share is not to be looked for anew in the middle of it.
+    os.environ["SOLITON_IMAGE_SERVER"] = "60"
     rows: list[Row] = []
-    for name in names:
-        print(f"bench: {name}", flush=True)
-        rows += ALL[name](bench)
+    with squashfuse(bench) as mounted:
+        measured = suite.Suite(directory, program, runs, kernel, mounted)
+        for name in names:
+            print(f"bench: {name}", flush=True)
+            rows += ALL[name](bench) if name in ALL else suite.ALL[name](measured)
+        measured.forget()
     return rows

@@ -19,7 +19,8 @@ class Row(NamedTuple):
     holds: bool | None = None
 
 
-def _number(value: float, unit: str) -> str:
+def number(value: float, unit: str) -> str:
+    """A value with its unit, as people read it."""
     if unit == "s":
         return f"{value * 1000:.2f} ms" if value < 0.5 else f"{value:.2f} s"
     return f"{value:.1f} {unit}"
@@ -36,7 +37,7 @@ def render(rows: list[Row]) -> str:
             (
                 row.work if row.work != previous else "",
                 row.who,
-                _number(row.value, row.unit),
+                number(row.value, row.unit),
                 ratio,
                 row.limit,
                 verdict,

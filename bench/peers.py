@@ -1,0 +1,70 @@
+"""The other programs that start containers, where they are on the machine and work for this user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Peer:
+    """name: as tables show it. prefix: what stands before the command."""
+
+    name: str
+    prefix: tuple[str, ...]
+
+    def words(self, *command: str) -> list[str]:
+        return [*self.prefix, *command]
+
+
+def works(peer: Peer) -> bool:
+    """Whether it can start anything at all here."""
+    if shutil.which(peer.prefix[0]) is None:
+        return False
+    try:
+        done = subprocess.run(
+            peer.words("/bin/true"), capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def bwrap(root: Path) -> Peer:
+    return Peer("bwrap, directory", ("bwrap", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"))
+
+
+def found(directory: Path) -> list[Peer]:
+    """Those that work, the floor last. directory: of the fixtures."""
+    plain, squashfs, sif = directory / "plain", directory / "scipy.squashfs", directory / "scipy.sif"
+    podman = ("podman", "--runtime", "crun", "run", "--rm", "--network", "none", "--rootfs", f"{plain}:O")
+    peers = [
+        bwrap(plain),
+        Peer("ch-run, directory", ("ch-run", str(plain), "--")),
+        Peer("ch-run, squashfs", ("ch-run", str(squashfs), "--")),
+        Peer("podman with crun, directory", podman),
+        *(Peer(f"{name}, SIF", (name, "exec", str(sif))) for name in ("apptainer", "singularity")),
+        Peer("floor: unshare, chroot", ("unshare", "-Urm", "chroot", str(plain))),
+    ]
+    return [peer for peer in peers if works(peer)]
+
+
+@contextmanager
+def readers(directory: Path, kernel: Path | None, squashfuse: Path | None) -> Iterator[list[Peer]]:
+    """The same files by other file systems: a directory, the kernel's mount of the image, squashfuse's."""
+    peers = [Peer("plain directory", bwrap(directory / "plain").prefix)]
+    for name, root in (("kernel squashfs", kernel), ("squashfuse_ll", squashfuse)):
+        if root is not None:
+            prefix = ("bwrap", "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev")
+            peers.append(Peer(name, prefix))
+    yield [peer for peer in peers if works(peer)]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """For every program alike: a home and temporary files among the fixtures."""
+    return {**os.environ, "TMPDIR": str(directory / "tmp")}
