@@ -10,10 +10,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shortcut;
+use crate::{shortcut, store};
 
 /// Tells Python which program handed over.
 const CORE_VARIABLE: &str = "_SOLITON_CORE";
+/// Tells Python where the user's private directory on this node is.
+const STORE_VARIABLE: &str = "_SOLITON_STORE";
 /// Tells Python that the caller's environment has no LC_CTYPE.
 const NO_CTYPE_VARIABLE: &str = "_SOLITON_NO_LC_CTYPE";
 
@@ -44,8 +46,9 @@ pub fn to_python(name: &OsStr, arguments: Vec<OsString>, names: Option<&shortcut
             .arg("import sys; sys.path.insert(0, sys.argv.pop(1)); from soliton.__main__ import main; main()")
             .arg(packages),
     };
-    for (key, value) in names.into_iter().flat_map(|names| names.variables(arguments.len())) {
-        command.env(key, value);
+    command.env(STORE_VARIABLE, store::path());
+    if let Some(names) = names {
+        command.env(shortcut::NAMES_VARIABLE, names.text(arguments.len()));
     }
     // The interpreter may set it for itself; the container is not to see that.
     if env::var_os("LC_CTYPE").is_none() {

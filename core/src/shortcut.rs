@@ -17,15 +17,14 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::plan::{Bind, Mount, Plan};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::text::Text;
 
 /// The form of what is stored; part of every name.
 const FORM: &[u8] = b"soliton shortcut 1";
 /// `off`: every call is Python's.
 const SWITCH: &str = "SOLITON_SHORTCUT";
-/// Tell Python where to store a plan, and the names it has by the number of words.
-pub const STORE_VARIABLE: &str = "_SOLITON_STORE";
+/// Tells Python under which names to store a plan.
 pub const NAMES_VARIABLE: &str = "_SOLITON_NAMES";
 /// A longer prefix is not looked for.
 const MOST_WORDS: usize = 64;
@@ -171,11 +170,10 @@ impl Names {
         None
     }
 
-    /// For Python: where plans are stored, and this call's names, one prefix after the other.
-    pub fn variables(&self, count: usize) -> [(&'static str, OsString); 2] {
+    /// For Python: how many words there are, and this call's names, one prefix after the other.
+    pub fn text(&self, count: usize) -> String {
         let names: Vec<String> = self.pairs.iter().map(|pair| pair.join(",")).collect();
-        let text = format!("{count}:{}", names.join(","));
-        [(STORE_VARIABLE, store::path().into_os_string()), (NAMES_VARIABLE, text.into())]
+        format!("{count}:{}", names.join(","))
     }
 }
 

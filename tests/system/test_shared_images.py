@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,41 @@ def test_the_server_outlives_who_started_it_and_containers_outlive_the_server_s_
     out, _ = running.communicate(b"\n", timeout=60)
     assert out == b"/bin/busybox\n"
     wait_until(lambda: not servers_of(tmp_path))
+
+
+def test_what_starts_late_in_a_long_job_shares_too(own: Program, image: Path, tmp_path: Path) -> None:
+    program = own.having(SOLITON_IMAGE_SERVER="1")
+    running = program.start("exec", image, "sleep", "1000")
+    wait_until(lambda: servers_of(tmp_path))
+    server = servers_of(tmp_path)
+    time.sleep(2.5)
+    program("exec", image, "true").ok()
+    assert servers_of(tmp_path) == server
+    running.kill()
+    running.wait()
+    wait_until(lambda: not servers_of(tmp_path))
+
+
+def test_a_server_that_nobody_can_find_any_more_ends(own: Program, image: Path, tmp_path: Path) -> None:
+    own.having(SOLITON_IMAGE_SERVER="1")("exec", image, "true").ok()
+    shutil.rmtree(Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton")
+    wait_until(lambda: not servers_of(tmp_path))
+
+
+def test_mounts_are_listed_and_let_go_of(own: Program, image: Path, tmp_path: Path) -> None:
+    name = tmp_path / "an image.sif"
+    image.rename(name)
+    running = own.start("exec", name, "sh", "-c", "echo in; sleep 1; cat /etc/passwd")
+    assert running.stdout is not None and running.stdout.readline() == b"in\n"
+    (mount,) = json.loads(own("mounts", "list", "--json").ok().out)["mounts"]
+    assert (mount["image"], mount["pid"]) == (str(name), servers_of(tmp_path)[0])
+    assert mount["processes"] >= 1
+    assert str(name) in own("mounts", "list").ok().out
+    assert own("mounts", "stop", tmp_path / "other.sif").status == 255
+    assert str(name) in own("mounts", "stop", name).ok().err
+    assert json.loads(own("mounts", "list", "--json").ok().out) == {"mounts": []}
+    # Who had it, has it.
+    assert b"root:" in running.communicate(timeout=20)[0]
 
 
 def test_a_server_that_was_killed_is_started_again(own: Program, image: Path, tmp_path: Path) -> None:

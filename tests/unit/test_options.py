@@ -180,6 +180,8 @@ BEYOND = {
     "diff": "json/j ignore",
     "doctor": "json/j apparmor-profile",
     "inspect": "provenance",
+    "mounts list": "json/j",
+    "mounts stop": "",
     "rebuild": f"""
         check json/j force/F run-setup build-arg build-arg-file bind/B mount{{MOUNT}}+ authfile{{AUTH_FILE}}
         disable-cache{{DISABLE_CACHE}} no-https{{NOHTTPS,NO_HTTPS}} nohttps(d)(h) {DOCKER} tmpdir{{TMPDIR}}(h)
@@ -189,6 +191,8 @@ COMMANDS_BEYOND = {
     "doctor",
     *(f"config {name}" for name in ("get", "import", "set", "show", "unset")),
     "diff",
+    "mounts list",
+    "mounts stop",
     "rebuild",
 }
 

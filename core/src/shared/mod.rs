@@ -3,8 +3,8 @@
 //! A server ([`server`]) lives in a user namespace of its own, with the image mounted in it. A launch that finds it gets two
 //! descriptors: the user namespace to enter, and a clone of the mount to attach wherever it likes. So containers of one job
 //! share what is decompressed and cached, and sit in one user namespace, which is what cross-memory attach asks for
-//! (ptrace(2), "Ptrace access mode checking"). Nothing is counted: an idle server detaches its own mount and lives on
-//! only as long as some container holds a clone.
+//! (ptrace(2), "Ptrace access mode checking"). Nothing is counted: a server with nobody in its user namespace detaches its own mount
+//! after the idle time, and lives on only as long as somebody holds a clone.
 //!
 //! Whoever finds no server starts one; a lock makes the others wait for it instead of starting theirs. Nothing here has
 //! a time limit, and nothing here fails a launch: where sharing cannot be had, the launch mounts for itself.
@@ -133,12 +133,15 @@ impl Lock {
         }
     }
 
-    /// Takes it only if nobody has it or waits for it.
-    fn try_take(store: &Store, name: &str) -> Option<Lock> {
+    /// Takes it only if nobody has it or waits for it; `None` if somebody does.
+    fn try_take(store: &Store, name: &str) -> Result<Option<Lock>, Errno> {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600)).ok()?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        is_at(&file, store.directory(), name).then_some(Lock { _file: file })
+        let file = rustix::fs::openat(store.directory(), name, flags, Mode::from_raw_mode(0o600))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(None),
+            other => other?,
+        }
+        Ok(is_at(&file, store.directory(), name).then_some(Lock { _file: file }))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The process behind a shared image: holds the user namespace and the mount, gives both to whoever connects, and detaches
-//! the mount when nobody has come for a while.
+//! the mount when nobody has come for a while and nobody is left.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -75,6 +75,21 @@ pub fn run(
     Ok(())
 }
 
+/// Whether any other process is in the user namespace: a job that runs for hours goes on sharing with what it starts later.
+fn is_joined(namespace: BorrowedFd<'_>) -> bool {
+    let (Ok(own), Ok(entries)) = (rustix::fs::fstat(namespace), std::fs::read_dir("/proc")) else {
+        return false;
+    };
+    let this = std::process::id().to_string();
+    entries.flatten().map(|entry| entry.file_name()).any(|name| {
+        let name = name.to_string_lossy();
+        name.bytes().all(|byte| byte.is_ascii_digit())
+            && name != this
+            && rustix::fs::stat(format!("/proc/{name}/ns/user"))
+                .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
+    })
+}
+
 /// The first rank of a job may be bound to one processor; its server works for all of them.
 fn use_every_processor() {
     let mut all = rustix::thread::CpuSet::new();
@@ -124,7 +139,7 @@ fn give(client: BorrowedFd<'_>, namespace: BorrowedFd<'_>, place: &str) -> Resul
     sendmsg(client, &[std::io::IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Answers launches until none has come for `idle` seconds, until SIGTERM, or until the mount is gone. When it returns no
+/// Answers launches until for `idle` seconds none has come and nobody is left who came, until SIGTERM, or until the mount is gone. When it returns no
 /// launch finds this server any more.
 #[allow(clippy::too_many_arguments, reason = "all of what the process holds")]
 fn keep(
@@ -139,13 +154,14 @@ fn keep(
 ) {
     let limit = Timespec { tv_sec: i64::from(idle), tv_nsec: 0 };
     let lock = format!("{key}.lock");
+    let mut asked = false;
     loop {
         let mut entries = [PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         let found = poll(&mut entries, Some(&limit));
         if found == Err(Errno::INTR) {
             continue;
         }
-        let mut asked = gone.load(Ordering::Relaxed);
+        asked |= gone.load(Ordering::Relaxed);
         while let Some(arrived) = kernel::next_signal(signals) {
             asked |= arrived.signal == libc::SIGTERM;
         }
@@ -156,8 +172,13 @@ fn keep(
         if !asked && found != Ok(0) {
             continue;
         }
-        // Whoever holds the lock is about to connect.
-        let Some(_held) = Lock::try_take(store, &lock) else { continue };
+        // Without any idle time nothing is waited for.
+        if !asked && idle > 0 && is_joined(namespace) {
+            continue;
+        }
+        // Whoever holds the lock is about to connect. Where the directory is gone, nobody can find this server any more.
+        let Ok(held) = Lock::try_take(store, &lock) else { return };
+        let Some(_held) = held else { continue };
         let _ = rustix::fs::unlinkat(store.directory(), key, AtFlags::empty());
         let _ = rustix::fs::unlinkat(store.directory(), &lock, AtFlags::empty());
         // Those who found the door before it was taken away.

@@ -131,6 +131,7 @@ TABLES = {
     "registry": "remote",
     "remote": "remote",
     "cache": "cache",
+    "mounts": "mounts",
     "checkpoint": "checkpoint",
     "data": "overlay",
     "oci": "oci",
