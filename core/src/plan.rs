@@ -353,6 +353,20 @@ impl<'de> Deserialize<'de> for Capabilities {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelKind {
+    Selinux,
+    Apparmor,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    pub kind: LabelKind,
+    pub value: Text,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
@@ -376,6 +390,10 @@ pub struct Process {
     pub emulate_root: bool,
     #[serde(default)]
     pub emulate_devices: bool,
+    #[serde(default)]
+    pub label: Option<Label>,
+    #[serde(default)]
+    pub filter: Vec<u64>,
     #[serde(default = "yes")]
     pub init: bool,
     #[serde(default)]

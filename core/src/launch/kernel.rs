@@ -246,10 +246,12 @@ pub fn close_from_but(mut first: libc::c_uint, mut keep: [BorrowedFd<'_>; 2]) {
 }
 
 /// seccomp(2): installs a filter for this process and what it executes.
-pub fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
+///
+/// `confines`: the filter keeps somebody from something, so the kernel's guards against speculation stay as they are.
+pub fn install_filter(program: &[libc::sock_filter], confines: bool) -> Result<(), Errno> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // The filter confines nobody, so no speculation barrier is wanted for it on older kernels.
-    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // For a filter that confines nobody no speculation barrier is wanted on older kernels.
+    let flags = if confines { 0 } else { libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW };
     // SAFETY: the kernel copies the program, which lives during the call and has the length given.
     check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)

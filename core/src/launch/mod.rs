@@ -12,6 +12,7 @@ pub mod glob;
 pub mod identity;
 pub mod init;
 pub mod kernel;
+mod label;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;

@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, warn};
-use super::{capabilities, kernel, recorder, scripts, seccomp};
+use super::{capabilities, kernel, label, recorder, scripts, seccomp};
 use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
@@ -64,6 +64,9 @@ pub fn confine(plan: &Plan) -> Result<(), Failure> {
         }
     }
     capabilities::keep(&plan.process.capabilities)?;
+    if let Some(label) = &plan.process.label {
+        label::apply(label)?;
+    }
     if plan.process.emulate_root {
         recorder::emulate(plan.mount_at.as_ref())?;
     } else if plan.process.emulate_devices {
@@ -112,6 +115,7 @@ pub struct Command {
     argv: Vec<CString>,
     envp: Vec<CString>,
     path: Vec<u8>,
+    filter: Vec<u64>,
 }
 
 impl Command {
@@ -133,7 +137,12 @@ impl Command {
             Some(words) => words?,
             None => words(process),
         };
-        Ok(Command { argv: words.iter().map(Text::to_c_string).collect(), envp, path })
+        Ok(Command {
+            argv: words.iter().map(Text::to_c_string).collect(),
+            envp,
+            path,
+            filter: process.filter.clone(),
+        })
     }
 
     /// Executes the payload; returns only if that failed.
@@ -142,6 +151,7 @@ impl Command {
             return Err(Failure::because("not-found", "no program was named"));
         };
         let text = Text::new(name.as_bytes());
+        seccomp::confine(&self.filter)?;
         if name.as_bytes().contains(&b'/') {
             let errno = kernel::execve(name, &self.argv, &self.envp);
             if errno == Errno::NOENT

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::failure::warn;
 use super::kernel::{self, Forked};
+use super::seccomp;
 use crate::environment::chain::{STANDARD_PATH, Wish, evaluated, export, literal, scripts};
 use crate::environment::{Interpreter, is_name};
 use crate::plan::{Environment, Process};
@@ -51,7 +52,7 @@ pub fn environment(process: &Process) -> Option<Variables> {
         return Some(finished(variables(&interpreter), &given, wish));
     }
     if has_shell() {
-        return match ask(&script(wish, process.app.as_ref()), &given) {
+        return match ask(&script(wish, process.app.as_ref()), &given, &process.filter) {
             Ok(found) => Some(finished(found, &given, wish)),
             Err(reason) => {
                 warn(&format!("the image's environment scripts could not be run: {reason}"));
@@ -153,12 +154,12 @@ fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
 }
 
 /// Runs the script and reads the environment it ends in.
-fn ask(script: &[u8], given: &Variables) -> Result<Variables, String> {
+fn ask(script: &[u8], given: &Variables, filter: &[u64]) -> Result<Variables, String> {
     let said = |error: rustix::io::Errno| std::io::Error::from(error).to_string();
     let (ready, ready_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
     let (wait, wait_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
     match kernel::fork().map_err(said)? {
-        Forked::Child => run(script, given, &ready_end, &wait),
+        Forked::Child => run(script, given, filter, &ready_end, &wait),
         Forked::Parent(pid) => {
             drop((ready_end, wait));
             let result = wait_and_read(pid, &ready);
@@ -177,7 +178,7 @@ fn ask(script: &[u8], given: &Variables) -> Result<Variables, String> {
     }
 }
 
-fn run(script: &[u8], given: &Variables, ready: &OwnedFd, wait: &OwnedFd) -> ! {
+fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: &OwnedFd) -> ! {
     for (fd, number) in [(ready, READY), (wait, WAIT)] {
         // SAFETY: the number is not owned by anything in this process, which is about to execute another program.
         let mut target = unsafe { OwnedFd::from_raw_fd(number) };
@@ -195,7 +196,9 @@ fn run(script: &[u8], given: &Variables, ready: &OwnedFd, wait: &OwnedFd) -> ! {
         .iter()
         .map(|(key, value)| Text::new([key.as_bytes(), b"=", value.as_bytes()].concat()).to_c_string())
         .collect();
-    kernel::execve(&shell, &argv, &envp);
+    if seccomp::confine(filter).is_ok() {
+        kernel::execve(&shell, &argv, &envp);
+    }
     kernel::exit_now(255)
 }
 

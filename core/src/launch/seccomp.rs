@@ -134,12 +134,25 @@ pub fn emulate(what: Emulated) -> Result<Option<OwnedFd>, Failure> {
         Emulated::OwnershipAsked => {
             Some(kernel::install_listening_filter(&program).failed("seccomp", "seccomp")?)
         }
-        _ => kernel::install_filter(&program).failed("seccomp", "seccomp").map(|()| None)?,
+        _ => kernel::install_filter(&program, false).failed("seccomp", "seccomp").map(|()| None)?,
     };
     match secure_computing_mode() {
         Ok(SecureComputingMode::Filter) => Ok(listener),
         _ => Err(Failure::because("seccomp", "the filter did not take effect")),
     }
+}
+
+/// Installs the filter of a profile, compiled by Python: one number an instruction. From here on it decides about this
+/// process too, so nothing but execve(2) may follow; that the kernel took it is the proof.
+pub fn confine(filter: &[u64]) -> Result<(), Failure> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    let program: Vec<libc::sock_filter> = filter
+        .iter()
+        .map(|&word| jump((word >> 48) as u16, word as u32, (word >> 40) as u8, (word >> 32) as u8))
+        .collect();
+    kernel::install_filter(&program, true).failed("seccomp", "seccomp")
 }
 
 fn program(what: Emulated) -> Vec<libc::sock_filter> {

@@ -155,6 +155,54 @@ def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
     return look(host.privileged)
 
 
+def _secured(plan: Plan, request: ActionRequest, host: hosts.Host) -> Plan:
+    """The plan with what `--security` and `--allow-setuid` ask for."""
+    from soliton.launch import security
+
+    wish = security.parse(request.security)
+    mapped = wish.changes_identity and not host.privileged and not request.ignore_subordinate_ids
+    subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
+    if wish.label is not None:
+        _require_labels(wish.label.kind)
+    profile = None
+    if wish.profile is not None:
+        machine = os.uname()
+        profile = security.Profile(_profile(wish.profile), machine.machine, machine.release)
+    return security.secured(plan, request, host, subordinate, profile)
+
+
+def _require_labels(kind: str) -> None:
+    """Raises unless this kernel has the security module that a label is for."""
+    named = {"selinux": "SELinux", "apparmor": "AppArmor"}[kind]
+    try:
+        with open(
+            "/sys/module/apparmor/parameters/enabled" if kind == "apparmor" else "/sys/fs/selinux/enforce"
+        ) as file:
+            active = kind == "selinux" or file.read(1) == "Y"
+    except OSError:
+        active = False
+    if not active:
+        raise SolitonError(
+            f"`--security {kind}:` cannot be applied: {named} is not active on this machine",
+            remedy="leave it out, or ask the administrator",
+        )
+
+
+def _profile(name: str) -> str:
+    from soliton.launch.seccomp import LARGEST_FILE
+
+    try:
+        with open(name, encoding="utf-8", errors="replace") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise SolitonError(f"the seccomp profile `{name}` cannot be read", why=error.strerror) from None
+    if len(text) > LARGEST_FILE:
+        raise SolitonError(
+            f"the seccomp profile `{name}` cannot be used", why="it is larger than any profile"
+        )
+    return text
+
+
 def compiler(
     request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
 ) -> Callable[[hosts.Host], Plan]:
@@ -168,7 +216,7 @@ def compiler(
         mapped = request.fakeroot and not request.ignore_subordinate_ids
         subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
         network = _network(request, host) if request.net or request.network or request.network_args else None
-        return compile_plan(
+        plan = compile_plan(
             request,
             own,
             image.path,
@@ -178,6 +226,7 @@ def compiler(
             network=network,
             reporter=reporter(),
         )
+        return _secured(plan, request, host) if request.security or request.allow_setuid else plan
 
     return compiled
 

@@ -75,6 +75,8 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         no_umask=flag("no-umask"),
         no_privs=flag("no-privs"),
         keep_privs=flag("keep-privs"),
+        security=words("security"),
+        allow_setuid=flag("allow-setuid"),
         add_caps=words("add-caps"),
         drop_caps=words("drop-caps"),
         ignore_subordinate_ids=flag("ignore-subuid"),

@@ -247,6 +247,14 @@ class Environment:
 
 
 @record
+class Label:
+    """What the kernel's security module is told of the payload: an SELinux context, or the name of an AppArmor profile."""
+
+    kind: Literal["selinux", "apparmor"]
+    value: str
+
+
+@record
 class Process:
     """action: "exec" runs argv; "run", "test" and "start" run the image's script of that name with argv as its
     arguments; "shell" runs the first of `shells` that exists, with argv.
@@ -254,6 +262,7 @@ class Process:
     capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
     emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
     emulate_devices: only device calls do, for a root of many ids.
+    filter: a seccomp program for the payload and the image's scripts, an instruction a number: code, jt, jf, k from the top.
     init: with a PID namespace, process 1 is a minimal init and the payload its child.
     close_fds: everything above 2 is closed but `keep_fds`.
     """
@@ -270,6 +279,8 @@ class Process:
     capabilities: Literal["none", "all"] | tuple[str, ...] = "none"
     emulate_root: bool = False
     emulate_devices: bool = False
+    label: Label | None = None
+    filter: tuple[int, ...] = ()
     init: bool = True
     keep_fds: tuple[int, ...] = ()
 

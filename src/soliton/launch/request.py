@@ -61,6 +61,8 @@ class ActionRequest:
     no_umask: bool = False
     no_privs: bool = False
     keep_privs: bool = False
+    security: tuple[str, ...] = ()
+    allow_setuid: bool = False
     add_caps: tuple[str, ...] = ()
     drop_caps: tuple[str, ...] = ()
     ignore_subordinate_ids: bool = False

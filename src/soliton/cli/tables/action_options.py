@@ -245,8 +245,7 @@ _IDENTITY = (
         "allow-setuid",
         keys=("ALLOW_SETUID",),
         group=IDENTITY,
-        supported=False,
-        help="let setuid programs inside take effect (root only)",
+        help="let setuid programs inside take effect (root, or --fakeroot with subordinate ids)",
     ),
     Option(
         "security",
@@ -255,8 +254,7 @@ _IDENTITY = (
         "SETTING",
         keys=("SECURITY",),
         group=IDENTITY,
-        supported=False,
-        help="uid:, gid:, selinux:, apparmor: or seccomp: with its value",
+        help="uid:N, gid:N[:N…], selinux:LABEL, apparmor:PROFILE or seccomp:FILE, a profile in the OCI's JSON",
     ),
 )
 
