@@ -19,6 +19,8 @@ use crate::text::Text;
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LARGEST_RUNSCRIPT: u64 = 1 << 20;
+/// Where libraries of the host are shown.
+const LIBRARIES: &[u8] = b"/.singularity.d/libs";
 const METADATA: &str = "/.singularity.d";
 
 /// Changes to the first candidate directory that exists.
@@ -251,5 +253,13 @@ fn environment(process: &Process) -> Vec<(Text, Text)> {
         all
     });
     all.entry("PATH".into()).or_insert_with(|| Text::new(DEFAULT_PATH));
+    if wish.scripts {
+        // Where libraries of the host are shown, behind whatever the image says.
+        let libraries = all.entry("LD_LIBRARY_PATH".into()).or_insert_with(|| Text::new(*b""));
+        if !libraries.as_bytes().split(|&byte| byte == b':').any(|part| part == LIBRARIES) {
+            let parts = [libraries.as_bytes(), LIBRARIES];
+            *libraries = Text::new(if libraries.is_empty() { LIBRARIES.to_vec() } else { parts.join(&b':') });
+        }
+    }
     all.into_iter().collect()
 }

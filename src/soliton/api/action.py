@@ -155,6 +155,17 @@ def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
     return look(host.privileged)
 
 
+def asks_for_devices(request: ActionRequest) -> bool:
+    return bool(
+        request.nv
+        or request.rocm
+        or request.intel_hpu
+        or request.device
+        or request.cdi_dirs
+        or request.containlibs
+    )
+
+
 def _secured(plan: Plan, request: ActionRequest, host: hosts.Host) -> Plan:
     """The plan with what `--security` and `--allow-setuid` ask for."""
     from soliton.launch import security
@@ -226,6 +237,10 @@ def compiler(
             network=network,
             reporter=reporter(),
         )
+        if asks_for_devices(request):
+            from soliton.api.devices import furnished
+
+            plan = furnished(plan, request, host.environment)
         return _secured(plan, request, host) if request.security or request.allow_setuid else plan
 
     return compiled

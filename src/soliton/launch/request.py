@@ -62,6 +62,12 @@ class ActionRequest:
     no_privs: bool = False
     keep_privs: bool = False
     security: tuple[str, ...] = ()
+    nv: bool = False
+    rocm: bool = False
+    intel_hpu: bool = False
+    device: tuple[str, ...] = ()
+    cdi_dirs: tuple[str, ...] = ()
+    containlibs: tuple[str, ...] = ()
     allow_setuid: bool = False
     add_caps: tuple[str, ...] = ()
     drop_caps: tuple[str, ...] = ()

@@ -292,16 +292,17 @@ _WRITING = (
 )
 
 _DEVICES = (
+    Option("nv", keys=("NV",), group=DEVICES, help="NVIDIA GPUs: devices, libraries and tools"),
     Option(
-        "nv", keys=("NV",), group=DEVICES, help="NVIDIA GPUs: devices, libraries and tools", supported=False
+        "nvccli",
+        keys=("NVCCLI",),
+        group=DEVICES,
+        help="NVIDIA GPUs by nvidia-container-cli, which needs root",
+        supported=False,
+        instead="use `--nv`, or `--device nvidia.com/gpu=all` where the machine has a CDI specification",
     ),
-    Option(
-        "nvccli", keys=("NVCCLI",), group=DEVICES, help="NVIDIA GPUs by nvidia-container-cli", supported=False
-    ),
-    Option(
-        "rocm", keys=("ROCM",), group=DEVICES, help="AMD GPUs: devices, libraries and tools", supported=False
-    ),
-    Option("intel-hpu", keys=("INTEL_HPU",), group=DEVICES, help="Intel Gaudi devices", supported=False),
+    Option("rocm", keys=("ROCM",), group=DEVICES, help="AMD GPUs: devices, libraries and tools"),
+    Option("intel-hpu", keys=("INTEL_HPU",), group=DEVICES, help="Intel Gaudi devices"),
     Option(
         "no-nv",
         keys=("NV_OFF", "NO_NV"),
@@ -324,7 +325,6 @@ _DEVICES = (
         keys=("CONTAINLIBS",),
         hidden=True,
         group=DEVICES,
-        supported=False,
         help="libraries of the host to show in /.singularity.d/libs",
     ),
     Option(
@@ -347,11 +347,8 @@ _CDI = (
         "VENDOR/CLASS=NAME",
         group=DEVICES,
         help="a device by its CDI name",
-        supported=False,
     ),
-    Option(
-        "cdi-dirs", None, LIST, "DIR", group=DEVICES, help="where CDI specifications are", supported=False
-    ),
+    Option("cdi-dirs", None, LIST, "DIR", group=DEVICES, help="where CDI specifications are"),
 )
 
 _NETWORK = (
