@@ -172,7 +172,7 @@ def test_binds_of_a_user_s_file_are_binds_of_the_user_s_choice(tmp_path: Path, t
         ('bind-path = "/x"', '`bind-path` in `FILE:1` has the value "/x"|expected a list of texts in brackets'),
         ('bind-path = ["x"]', '`bind-path` in `FILE:1` has the value ["x"]|`x` is not /SRC, /SRC:/DST or /SRC:/DST:ro'),
         ("# a\n[site]\nproc = true", "`site` in `FILE:2` is not a directive|`soliton config show` lists all there are"),
-        ("always-use-nv = true", "`always-use-nv` in `FILE:1` is not supported yet|take the line away"),
+        ("use-nvidia-container-cli = true", "`use-nvidia-container-cli` in `FILE:1` is not supported yet|take the line away"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_an_error_with_its_line(text: str, message: str, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_value_that_makes_no_sense_is_not_written(name: str, words: list[str],
     with pytest.raises(SolitonError, match="not for a user to say"):
         api.changed(place, api.find("allow-pid-ns"), ["no"])
     with pytest.raises(NotSupported):
-        api.changed(place, api.find("always-use-nv"), ["yes"])
+        api.changed(place, api.find("use-nvidia-container-cli"), ["yes"])
 
 
 PEER = """\
@@ -320,7 +320,7 @@ bind path = /data, /sw:/opt/sw
 sessiondir max size = 128
 limit container paths =
 limit container owners = root, ada
-always use nv = yes
+use nvidia-container-cli = yes
 made up = 3
 """
 
@@ -335,7 +335,7 @@ def test_a_peer_s_configuration_is_taken_over(tmp_path: Path) -> None:
     }
     assert "allow setuid = yes  -- left out: it is about a setuid program" in text
     assert warnings == [
-        "`always use nv` in a.conf:10 is not supported yet and left out",
+        "`use nvidia-container-cli` in a.conf:10 is not supported yet and left out",
         "`made up` in a.conf:11 is not known and left out",
     ]
     settings.checked(Place("machine", "FILE"), text)

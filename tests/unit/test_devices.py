@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
+from soliton.api.action import asks_for_devices
+from soliton.api.devices import furnished
+from soliton.cli.action import request_of
+from soliton.cli.parser import parse
 from soliton.errors import SolitonError
 from soliton.launch.cdi import edits
+from soliton.launch.plan import Bind
 from soliton.site import drivers, elf
+from soliton.site.config import Config
+from tests.unit.compiled import bound, plan_for
 
 
 def specification(kind: str = "v/c", **device: Any) -> Any:
@@ -83,3 +90,27 @@ def test_a_file_that_is_no_library_tells_nothing(tmp_path: Path) -> None:
     assert elf.read(str(tmp_path / "x")) is None
     assert elf.read(str(tmp_path / "missing")) is None
     assert elf.read(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "always", "shown"),
+    [
+        ("--nv", False, True),
+        ("", True, True),
+        ("--no-nv", True, False),
+        ("--nv --no-nv", True, False),
+        ("", False, False),
+    ],
+)
+def test_a_site_may_show_the_driver_to_everybody(
+    monkeypatch: pytest.MonkeyPatch, line: str, always: bool, shown: bool
+) -> None:
+    monkeypatch.setattr(drivers, "find", lambda name: drivers.Driver(programs=("/usr/bin/nvidia-smi",)))
+    config = Config(always_use_nv=always)
+    invocation = parse("soliton", ["exec", *line.split(), "IMAGE", "x"], {})
+    request = request_of("exec", invocation)
+    assert asks_for_devices(request, config) == shown
+    plan = furnished(plan_for("exec --bind /data IMAGE x"), request, config, {})
+    assert bool(bound(plan, "--nv")) == shown
+    # The user's own binds come last, and may cover anything.
+    assert [mount.origin for mount in plan.mounts if isinstance(mount, Bind)][-2:][0] == "--bind"

@@ -283,15 +283,17 @@ def test_variables_of_other_commands_do_not_matter() -> None:
     assert read("version", APPTAINER_CONTAIN="maybe").command == ("version",)
 
 
+INSTEAD = "use `--nv`, or `--device nvidia.com/gpu=all` where the machine has a CDI specification"
+
+
 @pytest.mark.parametrize(
     ("words", "environment", "message"),
     [
-        (("exec", "--nvccli", "i", "c"), {}, "`--nvccli` is not supported yet"),
-        (("exec", "--security", "uid:1", "i", "c"), {}, "`--security` is not supported yet"),
+        (("exec", "--nvccli", "i", "c"), {}, f"`--nvccli` is not supported yet\n{INSTEAD}"),
         (
             ("exec", "i", "c"),
             {"APPTAINER_NVCCLI": "1"},
-            "`--nvccli` (from `APPTAINER_NVCCLI`) is not supported yet",
+            f"`--nvccli` (from `APPTAINER_NVCCLI`) is not supported yet\n{INSTEAD}",
         ),
         (("oci", "run", "x"), {}, "`soliton oci run` is not supported yet"),
         (

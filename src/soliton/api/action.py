@@ -155,10 +155,10 @@ def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
     return look(host.privileged)
 
 
-def asks_for_devices(request: ActionRequest) -> bool:
+def asks_for_devices(request: ActionRequest, config: Config) -> bool:
     return bool(
-        request.nv
-        or request.rocm
+        ((request.nv or config.always_use_nv) and not request.no_nv)
+        or ((request.rocm or config.always_use_rocm) and not request.no_rocm)
         or request.intel_hpu
         or request.device
         or request.cdi_dirs
@@ -237,10 +237,10 @@ def compiler(
             network=network,
             reporter=reporter(),
         )
-        if asks_for_devices(request):
+        if asks_for_devices(request, config):
             from soliton.api.devices import furnished
 
-            plan = furnished(plan, request, host.environment)
+            plan = furnished(plan, request, config, host.environment)
         return _secured(plan, request, host) if request.security or request.allow_setuid else plan
 
     return compiled
@@ -288,7 +288,8 @@ def start(
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
-    if tell_of_guard(request, plan, host):
+    # What a driver brings changes with the driver: such plans are made each time.
+    if tell_of_guard(request, plan, host) or asks_for_devices(request, configuration.current().config):
         call = None
     if call is not None:
         for path in configuration.current().looked_at:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from soliton.launch.request import ActionRequest
+    from soliton.site.config import Config
 
 LIBRARIES = "/.singularity.d/libs"
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
@@ -34,20 +35,21 @@ _LARGEST_LIBC = 16 << 20
 _LARGEST_SPECIFICATION = 8 << 20
 
 
-def furnished(plan: Plan, request: ActionRequest, environment: Mapping[str, str]) -> Plan:
+def furnished(plan: Plan, request: ActionRequest, config: Config, environment: Mapping[str, str]) -> Plan:
     """The plan with the devices that are asked for. environment: the caller's."""
     settled = request.settled()
     mounts: list[Bind] = []
     libraries: list[tuple[str, str]] = []
-    for wanted, flag, name in (
-        (request.nv, "nv", "nvliblist.conf"),
-        (request.rocm, "rocm", "rocmliblist.conf"),
+    for asked, always, never, flag, name in (
+        (request.nv, config.always_use_nv, request.no_nv, "nv", "nvliblist.conf"),
+        (request.rocm, config.always_use_rocm, request.no_rocm, "rocm", "rocmliblist.conf"),
     ):
-        if not wanted:
+        if never or not (asked or always):
             continue
         driver = drivers.find(name)
         if not driver:
-            messages.warning(f"Could not find any {flag} files on this host!")
+            at = messages.WARNING if asked else messages.VERBOSE
+            messages.say(at, f"Could not find any {flag} files on this host!")
         origin = f"--{flag}"
         libraries += driver.libraries
         mounts += [

@@ -63,6 +63,8 @@ class ActionRequest:
     keep_privs: bool = False
     security: tuple[str, ...] = ()
     nv: bool = False
+    no_nv: bool = False
+    no_rocm: bool = False
     rocm: bool = False
     intel_hpu: bool = False
     device: tuple[str, ...] = ()

@@ -223,9 +223,16 @@ DIRECTIVES = (
     _peers(
         "systemd-cgroups", "flag", DEVICES, "ask systemd for a control group of the user's own", built=False
     ),
-    _peers("always-use-nv", "flag", DEVICES, "--nv for everybody", built=False),
-    _peers("always-use-rocm", "flag", DEVICES, "--rocm for everybody", built=False),
-    _peers("use-nvidia-container-cli", "flag", DEVICES, "--nvccli where --nv is given", built=False),
+    _peers("always-use-nv", "flag", DEVICES, "--nv for everybody"),
+    _peers("always-use-rocm", "flag", DEVICES, "--rocm for everybody"),
+    _peers(
+        "use-nvidia-container-cli",
+        "flag",
+        DEVICES,
+        "--nvccli where --nv is given",
+        peer="use nvidia-container-cli",
+        built=False,
+    ),
     _policy("user-bind-control", "flag", "binds of the user's choice, and the working directory"),
     _policy("enable-fusemount", "flag", "--fusemount", built=False),
     _policy("allow-user-ns", "flag", "user namespaces; without them only root can run containers"),
