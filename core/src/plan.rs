@@ -312,6 +312,7 @@ pub struct Environment {
     pub path: Option<Text>,
     pub prepend_path: Option<Text>,
     pub append_path: Option<Text>,
+    pub files: Vec<Text>,
     #[serde(default = "yes")]
     pub evaluate: bool,
     #[serde(default = "yes")]
@@ -390,6 +391,8 @@ pub struct Process {
     pub emulate_root: bool,
     #[serde(default)]
     pub emulate_devices: bool,
+    #[serde(default)]
+    pub patience: Option<u32>,
     #[serde(default)]
     pub label: Option<Label>,
     #[serde(default)]

@@ -46,6 +46,55 @@ def variables(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
+def test_files_of_variables_are_evaluated_in_their_order(soliton: Program, sandbox: Path) -> None:
+    (soliton.cwd / "one").write_text("Z=1\nB=\"$Z x\"\nC='$Z'\nPATH=/own:$PATH\n")
+    (soliton.cwd / "two").write_text("Z=2\nD=$B\nE=$(echo made)\n")
+    words = ["exec", "--env-file", "one", "--env-file", "two", "--env", "F=$Z", sandbox, "env"]
+    found = variables(soliton(*words).ok().out)
+    assert [found[name] for name in "ZBCDEF"] == ["2", "1 x", "$Z", "1 x", "made", "2"]
+    assert found["PATH"].startswith("/own:/opt/bin:")
+
+
+def test_values_are_evaluated_in_an_image_without_scripts_too(
+    soliton: Program, busybox_sandbox: Path
+) -> None:
+    show = [busybox_sandbox, "sh", "-c", 'echo "$X"']
+    assert soliton("exec", "--env", "X=$HOME/x", *show).ok().out == f"{soliton.home}/x\n"
+    assert soliton("exec", "--no-eval", "--env", "X=$HOME/x", *show).ok().out == "$HOME/x\n"
+
+
+def test_scripts_that_take_too_long_are_given_up_when_asked(soliton: Program, sandbox: Path) -> None:
+    (sandbox / ".singularity.d/env/95-slow.sh").write_text("sleep 600\n")
+    (sandbox / ".singularity.d/runscript").write_text("#!/bin/sh\necho started\n")
+    (sandbox / ".singularity.d/runscript").chmod(0o755)
+    done = soliton("run", "--runscript-timeout", "1s", sandbox).ok()
+    assert done.out == "started\n"
+    assert "took longer than 1 s" in done.err
+
+
+def test_an_app_that_is_not_there_is_status_1(
+    soliton: Program, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    for options in ((), ("--pid",)):
+        for words in (("exec",), ("run",), ("test",), ("shell",)):
+            command = ["true"] if words == ("exec",) else []
+            result = soliton(*words, *options, "--app", "nope", busybox_sandbox, *command)
+            assert result.status == 1, words
+            assert "the app nope cannot be used" in result.err
+    root = tmp_path / "with app"
+    shutil.copytree(busybox_sandbox, root, symlinks=True)
+    (root / "scif/apps/own/scif").mkdir(parents=True)
+    assert soliton("exec", "--app", "own", root, "echo", "x").ok().out == "x\n"
+    result = soliton("test", "--app", "own", root)
+    assert (result.status, "it has no test" in result.err) == (1, True)
+
+
+def test_a_shell_that_is_asked_for_is_not_replaced(soliton: Program, busybox_sandbox: Path) -> None:
+    result = soliton("shell", "--shell", "/nope", busybox_sandbox)
+    assert result.status == 255
+    assert "/nope" in result.err
+
+
 def test_exec_honours_the_environment_of_an_image_without_a_shell(soliton: Program, sandbox: Path) -> None:
     program = soliton.having(KEPT="host", APPTAINERENV_ASKED="$HAS_OPT", LIST="l")
     with_shell = program("exec", sandbox, "/bin/busybox", "env").ok()

@@ -298,3 +298,44 @@ def test_the_strongest_prefix_counts_and_the_command_line_beats_it(
 def test_the_same_request_gives_the_same_plan(root: ImageRoot | DirectoryRoot) -> None:
     line = "exec -C -B /a,/b --env X=1,Y=2 --writable-tmpfs IMAGE x"
     assert plan_for(line, {"A": "1"}, root=root) == plan_for(line, {"A": "1"}, root=root)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("--hostname a_b!", "`a_b!` is not a host name"),
+        (f"--hostname {'a' * 65}", "is not a host name"),
+        ("--dns example.org", "`example.org` of `--dns` is not the address"),
+        ("--dns 10.0.0.256", "`10.0.0.256` of `--dns`"),
+        ("--dns 10.0.0", "`10.0.0` of `--dns`"),
+        ("--cwd here", "the working directory `here` is not an absolute path"),
+        ("--scratch here", "the scratch directory `here` is not an absolute path"),
+        ("--no-mount nothing", "`nothing` is not a mount that can be left out"),
+        ("--add-caps CAP_FLY", "`CAP_FLY` is not a capability"),
+        ("--drop-caps fly", "`CAP_FLY` is not a capability"),
+        ("--bind a:b:c:d", "`a:b:c:d` is not a bind"),
+        ("--bind /a:relative", "`relative` in the bind"),
+        ("--bind /a:/b:fast", "`fast` in the bind `/a:/b:fast` is not a bind option"),
+        ("--mount source=/a,destination=/b", "is not of type=bind"),
+        ("--mount type=bind,source=/a", "needs a source and an absolute destination"),
+        ("--mount type=bind,source=/a,destination=/b,rw", "`rw` in the mount"),
+        ("--home a:b:c", "`a:b:c` is not a home"),
+        ("--home /a:b", "the home `b` inside the container is not an absolute path"),
+        ("--writable --writable-tmpfs", "exclude each other"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_answered_in_three_lines_at_most(words: str, what: str) -> None:
+    with pytest.raises(SolitonError) as caught:
+        plan_for(f"exec {words} IMAGE x", root=SANDBOX)
+    assert what in caught.value.what
+    assert caught.value.status == 255
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_the_time_for_scripts() -> None:
+    assert plan_for("run IMAGE").process.patience is None
+    assert plan_for("run --runscript-timeout 1m30s IMAGE").process.patience == 90
+    assert plan_for("run --runscript-timeout 1ms IMAGE").process.patience == 1
+    assert plan_for("run --runscript-timeout 0 IMAGE").process.patience is None
+    with pytest.raises(SolitonError, match="no time that can be waited for"):
+        plan_for("run --runscript-timeout 9999999h IMAGE")

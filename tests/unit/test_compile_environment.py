@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soliton.launch.environment import parse_env_file
+from soliton.launch.environment import parse_env_file, script_of_env_file
 from tests.unit.compiled import plan_for
 
 PROXIES = [
@@ -121,13 +121,22 @@ def test_env_beats_files_and_files_beat_prefixed_variables(tmp_path: Path) -> No
     for name, text in {"one": "A=one\nB=one\nC=one\n", "two": "B=two\nC=two\n"}.items():
         (tmp_path / name).write_text(text)
     line = ["exec", "--env-file", f"{tmp_path}/one,{tmp_path}/two", "--env", "C=line", "IMAGE", "x"]
-    assert injected(line, APPTAINERENV_A="v", APPTAINERENV_D="v") == {
-        "A": "one",
-        "B": "two",
-        "C": "line",
-        "D": "v",
-    }
-    assert injected(SINGULARITY_ENV_FILE=f"{tmp_path}/two")["B"] == "two"
+    variables = {"APPTAINERENV_A": "v", "APPTAINERENV_D": "v"}
+    # The files are carried out as scripts, in their order, before what is set by name.
+    made = plan_for(line, variables).process.environment
+    assert made.files == ("export A=one\nexport B=one\nexport C=one\n", "export B=two\nexport C=two\n")
+    assert made.injected == {"C": "line", "D": "v"}
+    assert plan_for("exec IMAGE x", {"SINGULARITY_ENV_FILE": f"{tmp_path}/two"}).process.environment.files
+    literally = plan_for([line[0], "--no-eval", *line[1:]], variables).process.environment
+    assert (literally.files, literally.injected) == ((), {"A": "one", "B": "two", "C": "line", "D": "v"})
+
+
+def test_a_file_of_assignments_becomes_a_script(tmp_path: Path) -> None:
+    text = '# why\n A=1\nexport B="$A x"\nHOME=/x\nPREPEND_PATH=/p\nif true; then C=3; fi\n1X=2\n'
+    assert script_of_env_file(text) == ('# why\nexport A=1\nexport B="$A x"\nif true; then C=3; fi\n1X=2\n')
+    (tmp_path / "file").write_text(text)
+    made = plan_for(["exec", "--env-file", str(tmp_path / "file"), "IMAGE", "x"]).process.environment
+    assert made.prepend_path == "/p"
 
 
 @pytest.mark.parametrize(

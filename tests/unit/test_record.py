@@ -133,6 +133,7 @@ def test_records_become_objects_for_the_core() -> None:
             "path": None,
             "prepend_path": None,
             "append_path": None,
+            "files": [],
             "evaluate": True,
             "scripts": True,
         },

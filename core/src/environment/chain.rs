@@ -71,6 +71,12 @@ impl Wish<'_> {
     }
 
     fn inject(&self, interpreter: &mut Interpreter) -> Step<()> {
+        for file in &self.environment.files {
+            match interpreter.text(file.as_bytes()) {
+                Err(reason) if interpreter.lenient => interpreter.leave_out(reason),
+                result => result?,
+            }
+        }
         for (key, value) in &self.environment.injected {
             if !is_name(key.as_bytes()) {
                 continue;

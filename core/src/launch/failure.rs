@@ -105,6 +105,7 @@ pub fn explain(failure: &Failure) {
     let name = failure.path.as_ref().map(ToString::to_string).unwrap_or_default();
     match failure.code {
         "not-found" => fatal(&format!("\"{name}\": executable file not found in $PATH"), &[]),
+        "app" => fatal(&format!("the app {name} cannot be used"), &[&failure.detail]),
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),
     }

@@ -41,6 +41,8 @@ use crate::shared;
 
 /// The status of a launch that failed.
 const FAILURE: i32 = 255;
+/// The status where the image lacks the app, or the app what is to be run.
+const NO_SUCH_APP: i32 = 1;
 
 /// The verb `launch`: becomes the payload; returns the exit status if it could not.
 pub fn run(fd: RawFd) -> i32 {
@@ -67,7 +69,12 @@ pub fn launch(plan: &Plan) -> i32 {
     match assemble(plan) {
         Err(failure) => failure::report(&plan.reporter, &failure),
         Ok(inside) => match start(plan, umask, inside) {
-            Err(failure) => failure::explain(&failure),
+            Err(failure) => {
+                failure::explain(&failure);
+                if failure.code == "app" {
+                    return NO_SUCH_APP;
+                }
+            }
             Ok(never) => match never {},
         },
     }

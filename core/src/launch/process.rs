@@ -137,7 +137,7 @@ impl Command {
             .collect();
         let words = match without_shell(process, &environment) {
             Some(words) => words?,
-            None => words(process),
+            None => words(process)?,
         };
         Ok(Command {
             argv: words.iter().map(Text::to_c_string).collect(),
@@ -181,24 +181,38 @@ impl Command {
 }
 
 /// What is executed, by the plan's action.
-fn words(process: &Process) -> Vec<Text> {
+fn words(process: &Process) -> Result<Vec<Text>, Failure> {
+    if let Some(app) = &process.app
+        && !exists(&Text::new([b"/scif/apps/", app.as_bytes()].concat()))
+    {
+        return Err(Failure::because("app", "the image has no such app").at(app));
+    }
     let base = match &process.app {
         Some(app) => format!("/scif/apps/{app}/scif"),
         None => METADATA.to_owned(),
     };
     let first = match process.action {
-        Action::Exec => return process.argv.clone(),
+        Action::Exec => return Ok(process.argv.clone()),
+        // The one that was asked for is not replaced by another.
+        Action::Shell if process.shells.len() == 1 => process.shells.first().cloned(),
         Action::Shell => process.shells.iter().find(|shell| exists(shell)).cloned(),
         Action::Run => Some(Text::from(format!("{base}/runscript").as_str())).filter(exists),
         Action::Test => Some(Text::from(format!("{base}/test").as_str())).filter(exists),
         Action::Start => Some(Text::from(format!("{base}/startscript").as_str())).filter(exists),
     };
+    if first.is_none()
+        && process.action != Action::Shell
+        && let Some(app) = &process.app
+    {
+        let script = if process.action == Action::Test { "test" } else { "script to run" };
+        return Err(Failure::because("app", format!("it has no {script}")).at(app));
+    }
     let first = first.unwrap_or_else(|| Text::from("/bin/sh"));
     if process.action == Action::Shell && process.argv.is_empty() && first.as_bytes().ends_with(b"/bash") {
         // The prompt that tells where one is would be replaced by the image's start-up files.
-        return vec![first, Text::from("--norc")];
+        return Ok(vec![first, Text::from("--norc")]);
     }
-    std::iter::once(first).chain(process.argv.iter().cloned()).collect()
+    Ok(std::iter::once(first).chain(process.argv.iter().cloned()).collect())
 }
 
 /// What the runscript of an OCI image executes, if there is no shell to run it.

@@ -36,7 +36,8 @@ pub type Variables = BTreeMap<Text, Text>;
 pub fn environment(process: &Process) -> Option<Variables> {
     let wish = &process.environment;
     let found = if wish.scripts { scripts(Path::new(FOLDER)) } else { Vec::new() };
-    if found.is_empty() {
+    let asked = wish.evaluate && wish.scripts && !(wish.injected.is_empty() && wish.files.is_empty());
+    if found.is_empty() && !asked {
         return None;
     }
     let app_scripts = match &process.app {
@@ -52,7 +53,7 @@ pub fn environment(process: &Process) -> Option<Variables> {
         return Some(finished(variables(&interpreter), &given, wish));
     }
     if has_shell() {
-        return match ask(&script(wish, process.app.as_ref()), &given, &process.filter) {
+        return match ask(&script(wish, process.app.as_ref()), &given, process) {
             Ok(found) => Some(finished(found, &given, wish)),
             Err(reason) => {
                 warn(&format!("the image's environment scripts could not be run: {reason}"));
@@ -112,6 +113,10 @@ fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
     // A prompt is preset by some shells and dropped by others.
     put(b"unset PS1\n");
     put(b"soliton_inject() {\n:\n");
+    for file in &wish.files {
+        put(file.as_bytes());
+        put(b"\n");
+    }
     for (key, value) in &wish.injected {
         if !is_name(key.as_bytes()) {
             continue;
@@ -154,21 +159,27 @@ fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
 }
 
 /// Runs the script and reads the environment it ends in.
-fn ask(script: &[u8], given: &Variables, filter: &[u64]) -> Result<Variables, String> {
+fn ask(script: &[u8], given: &Variables, process: &Process) -> Result<Variables, String> {
     let said = |error: rustix::io::Errno| std::io::Error::from(error).to_string();
     let (ready, ready_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
     let (wait, wait_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
     match kernel::fork().map_err(said)? {
-        Forked::Child => run(script, given, filter, &ready_end, &wait),
+        Forked::Child => run(script, given, &process.filter, &ready_end, &wait),
         Forked::Parent(pid) => {
             drop((ready_end, wait));
-            let result = wait_and_read(pid, &ready);
+            let result = wait_and_read(
+                pid,
+                &ready,
+                process.patience.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into())),
+            );
             // Ends the waiting shell; a script that hangs is ended the hard way.
             if result.is_ok() {
                 let mut end = std::fs::File::from(wait_end);
                 let _ = end.write_all(b"\n");
             } else {
-                let _ = kill_process(pid, Signal::KILL);
+                for one in with_descendants(pid) {
+                    let _ = kill_process(one, Signal::KILL);
+                }
             }
             while waitpid(Some(pid), WaitOptions::empty())
                 .is_err_and(|errno| errno == rustix::io::Errno::INTR)
@@ -176,6 +187,19 @@ fn ask(script: &[u8], given: &Variables, filter: &[u64]) -> Result<Variables, St
             result
         }
     }
+}
+
+/// A process and what it has started, as far as the kernel lists it.
+fn with_descendants(pid: Pid) -> Vec<Pid> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(one) = found.get(at).map(|pid| pid.as_raw_nonzero()) {
+        let children =
+            std::fs::read_to_string(format!("/proc/{one}/task/{one}/children")).unwrap_or_default();
+        found.extend(children.split_ascii_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?)));
+        at += 1;
+    }
+    found
 }
 
 fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: &OwnedFd) -> ! {
@@ -202,11 +226,11 @@ fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: 
     kernel::exit_now(255)
 }
 
-fn wait_and_read(pid: Pid, ready: &OwnedFd) -> Result<Variables, String> {
+fn wait_and_read(pid: Pid, ready: &OwnedFd, patience: Duration) -> Result<Variables, String> {
     let mut poll = [rustix::event::PollFd::new(ready, rustix::event::PollFlags::IN)];
-    let limit = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let limit = rustix::event::Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
     match rustix::event::poll(&mut poll, Some(&limit)) {
-        Ok(0) => return Err(format!("they took longer than {} s", PATIENCE.as_secs())),
+        Ok(0) => return Err(format!("they took longer than {} s", patience.as_secs())),
         Ok(_) => {}
         Err(errno) => return Err(std::io::Error::from(errno).to_string()),
     }

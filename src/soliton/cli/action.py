@@ -50,6 +50,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         no_env=words("no-env"),
         no_eval=flag("no-eval"),
         no_guard=flag("no-guard"),
+        runscript_timeout=invocation.seconds("runscript-timeout") if action == "run" else None,
         home=text("home"),
         no_home=flag("no-home"),
         no_mount=words("no-mount"),

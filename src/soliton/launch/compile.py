@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: A week: longer than jobs last.
 _LONGEST_IDLE = 604_800
+_LONGEST_HOSTNAME = 64
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 
@@ -77,6 +78,7 @@ def compile(
         as_root=as_root,
         resolv_conf=connection.resolv_conf if connection else None,
     )
+    _check_names(request)
     return Plan(
         identity=identity,
         root=root,
@@ -101,6 +103,7 @@ def compile(
             no_new_privs=True,
             capabilities=_capabilities(request, config, host),
             init=not request.no_init,
+            patience=_seconds(request.runscript_timeout),
         ),
         namespaces=namespaces,
         hostname=request.hostname,
@@ -177,6 +180,34 @@ def _network(request: ActionRequest, facts: Network | None) -> tuple[Connection 
     return None if netns else networks.connection(request, facts), netns
 
 
+def _seconds(duration: float | None) -> int | None:
+    """Whole seconds of `--runscript-timeout`, at least one; None and 0 stand for the usual limit."""
+    if not duration:
+        return None
+    if not 0 < duration < 1 << 31:
+        raise SolitonError("`--runscript-timeout` is no time that can be waited for")
+    return max(1, int(duration))
+
+
+def _check_names(request: ActionRequest) -> None:
+    """The host name and the name servers as the kernel and resolvers take them."""
+    name = request.hostname
+    if name and (len(name.encode()) > _LONGEST_HOSTNAME or not all(c.isalnum() or c in "-._" for c in name)):
+        raise SolitonError(
+            f"`{name}` is not a host name",
+            why=f"one has letters, digits, `-` and `.`, {_LONGEST_HOSTNAME} of them at most",
+        )
+    for address in request.dns:
+        address = address.strip()
+        four = address.split(".")
+        is_four = len(four) == 4 and all(
+            part.isdigit() and len(part) < 4 and int(part) < 256 for part in four
+        )
+        is_six = ":" in address and all(c in "0123456789abcdefABCDEF:." for c in address.partition("%")[0])
+        if not (address.isascii() and (is_four or is_six)):
+            raise SolitonError(f"`{address}` of `--dns` is not the address of a name server")
+
+
 def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple[str, ...]:
     if request.cwd is not None:
         if not request.cwd.startswith("/"):
@@ -194,8 +225,10 @@ def _capabilities(
     if host.privileged and config.root_default_capabilities == "no":
         root = request.keep_privs
     none = request.no_privs or not root
-    if not request.add_caps and (none or not request.drop_caps):
+    if not request.add_caps and not request.drop_caps:
         return "none" if none else "all"
     from soliton.launch.capabilities import NAMES, kept
 
-    return kept(() if none else NAMES, added=request.add_caps, dropped=request.drop_caps)
+    # Names are looked at even where there is nothing to drop.
+    names = kept(() if none else NAMES, added=request.add_caps, dropped=request.drop_caps)
+    return names if request.add_caps or not none else "none"

@@ -84,8 +84,17 @@ def compile_environment(
         for key, value in host.items():
             if key.startswith(prefix) and len(key) > len(prefix):
                 injected[key[len(prefix) :]] = value
-    for text in request.env_files:
-        injected.update(parse_env_file(text))
+    files: tuple[str, ...] = ()
+    if request.no_eval:
+        for text in request.env_files:
+            injected.update(parse_env_file(text))
+    else:
+        for text in request.env_files:
+            for key, value in parse_env_file(text).items():
+                injected.pop(key, None)
+                if key in ("PREPEND_PATH", "APPEND_PATH"):
+                    injected[key] = value
+        files = tuple(script_of_env_file(text) for text in request.env_files)
     injected.update(request.env)
     injected.pop("HOME", None)
     path = injected.pop("PATH", None)
@@ -119,8 +128,23 @@ def compile_environment(
         path=path,
         prepend_path=prepend,
         append_path=append,
+        files=files,
         evaluate=not request.no_eval,
     )
+
+
+def script_of_env_file(text: str) -> str:
+    """The file as a script: its assignments exported, whatever else it says left as it is."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        bare = line.strip().removeprefix("export ").lstrip()
+        name = bare.partition("=")[0]
+        if "=" in bare and name.replace("_", "a").isalnum() and not name[:1].isdigit():
+            if name in ("HOME", "PREPEND_PATH", "APPEND_PATH"):
+                continue
+            line = f"export {bare}"
+        lines.append(f"{line}\n")
+    return "".join(lines)
 
 
 def parse_env_file(text: str) -> dict[str, str]:

@@ -231,6 +231,7 @@ class Environment:
 
     host: what the host's environment contributes, already filtered.
     injected: beats the image (`--env`, `APPTAINERENV_*`); values are shell-evaluated if `evaluate`.
+    files: scripts (`--env-file`) that are carried out before `injected` is set.
     prepend_path, append_path, path: the special keys (`APPTAINERENV_PREPEND_PATH`, …).
     fixed: set last, whatever the image says (`APPTAINER_NAME`, `HOME`, …).
     scripts: whether /.singularity.d/env/*.sh of the image count.
@@ -242,6 +243,7 @@ class Environment:
     path: str | None = None
     prepend_path: str | None = None
     append_path: str | None = None
+    files: tuple[str, ...] = ()
     evaluate: bool = True
     scripts: bool = True
 
@@ -262,6 +264,7 @@ class Process:
     capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
     emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
     emulate_devices: only device calls do, for a root of many ids.
+    patience: seconds that the image's environment scripts may take, None for a minute.
     filter: a seccomp program for the payload and the image's scripts, an instruction a number: code, jt, jf, k from the top.
     init: with a PID namespace, process 1 is a minimal init and the payload its child.
     close_fds: everything above 2 is closed but `keep_fds`.
@@ -279,6 +282,7 @@ class Process:
     capabilities: Literal["none", "all"] | tuple[str, ...] = "none"
     emulate_root: bool = False
     emulate_devices: bool = False
+    patience: int | None = None
     label: Label | None = None
     filter: tuple[int, ...] = ()
     init: bool = True

@@ -36,6 +36,7 @@ class ActionRequest:
     no_env: tuple[str, ...] = ()
     no_eval: bool = False
     no_guard: bool = False
+    runscript_timeout: float | None = None
     home: str | None = None
     no_home: bool = False
     no_mount: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ ABOUT = "About soliton"
 
 def _completion(shell: str) -> Command:
     if shell == "powershell":
-        return Command(shell, "", f"for {shell}")
+        return Command(shell, "", f"for {shell}", instead="bash, zsh and fish have one")
     return Command(
         shell,
         "",

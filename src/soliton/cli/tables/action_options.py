@@ -511,18 +511,64 @@ _LIMITS = (
 )
 
 _OTHERS = (
-    Option("oci", hidden=True, group=OTHERS, help="an OCI runtime", supported=False),
-    Option("no-oci", hidden=True, group=OTHERS, help="accepted: soliton has one way to run"),
-    Option("keep-layers", hidden=True, group=OTHERS, help="keep an image's layers apart", supported=False),
-    Option("no-compat", hidden=True, group=OTHERS, help="native behaviour in OCI mode", supported=False),
     Option(
-        "data", None, LIST, "SRC:DEST", hidden=True, group=OTHERS, help="a data container", supported=False
+        "oci",
+        hidden=True,
+        group=OTHERS,
+        help="an OCI runtime",
+        supported=False,
+        instead="leave it out: images of registries run without an OCI runtime; `--compat` is close to one",
+    ),
+    Option("no-oci", hidden=True, group=OTHERS, help="accepted: soliton has one way to run"),
+    Option(
+        "keep-layers",
+        hidden=True,
+        group=OTHERS,
+        help="keep an image's layers apart",
+        supported=False,
+        instead="leave it out: an image has one layer here",
+    ),
+    Option(
+        "no-compat",
+        hidden=True,
+        group=OTHERS,
+        help="native behaviour in OCI mode",
+        supported=False,
+        instead="leave it out: native behaviour is the only one",
+    ),
+    Option(
+        "data",
+        None,
+        LIST,
+        "SRC:DEST",
+        hidden=True,
+        group=OTHERS,
+        help="a data container",
+        supported=False,
+        instead="use `--bind` with a directory or an image",
     ),
     Option("sif-fuse", hidden=True, group=OTHERS, help="accepted: images are always mounted by FUSE"),
     Option("tmp-sandbox", hidden=True, group=OTHERS, alias="unsquash", help="another spelling of --unsquash"),
     Option("no-tmp-sandbox", hidden=True, group=OTHERS, help="accepted: nothing is unpacked unless asked"),
-    Option("no-setgroups", hidden=True, group=OTHERS, help="keep the groups", supported=False),
-    Option("proot", None, TEXT, "PROGRAM", hidden=True, group=OTHERS, help="run by proot", supported=False),
+    Option(
+        "no-setgroups",
+        hidden=True,
+        group=OTHERS,
+        help="keep the groups",
+        supported=False,
+        instead="leave it out: the groups of the caller are kept",
+    ),
+    Option(
+        "proot",
+        None,
+        TEXT,
+        "PROGRAM",
+        hidden=True,
+        group=OTHERS,
+        help="run by proot",
+        supported=False,
+        instead="leave it out: no privilege is needed without it",
+    ),
 )
 
 _REGISTRIES = (AUTHFILE, DISABLE_CACHE, NO_HTTPS, NOHTTPS, *DOCKER)
@@ -566,7 +612,6 @@ RUNSCRIPT_TIMEOUT = Option(
     "TIME",
     keys=("RUNSCRIPT_TIMEOUT",),
     group=ENVIRONMENT,
-    supported=False,
     help="limit for evaluating the image's scripts, as 90s or 1m30s",
 )
 
@@ -589,6 +634,7 @@ BACKGROUND = (
         keys=("DMTCP_LAUNCH",),
         group=INSTANCES,
         supported=False,
+        instead="programs that save their own state can be started again without it",
         help="run under DMTCP, saving to this checkpoint",
     ),
     Option(
@@ -599,6 +645,7 @@ BACKGROUND = (
         keys=("DMTCP_RESTART",),
         group=INSTANCES,
         supported=False,
+        instead="programs that save their own state can be started again without it",
         help="restart from this DMTCP checkpoint",
     ),
 )

@@ -90,7 +90,11 @@ TMPDIR = Option(
     help="directory for temporary files, instead of $TMPDIR or /tmp",
 )
 PASSPHRASE = Option(
-    "passphrase", group=ENCRYPTION, help="ask for the passphrase of an encrypted image", supported=False
+    "passphrase",
+    group=ENCRYPTION,
+    help="ask for the passphrase of an encrypted image",
+    supported=False,
+    instead="encrypted images cannot be opened yet: use one that is not encrypted",
 )
 PEM_PATH = Option(
     "pem-path",
@@ -99,6 +103,7 @@ PEM_PATH = Option(
     "FILE",
     group=ENCRYPTION,
     supported=False,
+    instead="encrypted images cannot be opened yet: use one that is not encrypted",
     help="RSA key of an encrypted image: private to run it, public to build it",
 )
 DOCKER = (DOCKER_HOST, DOCKER_LOGIN, DOCKER_USERNAME, DOCKER_PASSWORD)
