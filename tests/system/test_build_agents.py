@@ -168,3 +168,25 @@ def test_images_of_an_engine(soliton: Program, tmp_path: Path) -> None:
 def test_an_address_of_an_engine_that_is_none(soliton: Program) -> None:
     result = soliton("build", "--docker-host", "ssh://host", "image.sif", "docker-daemon:x")
     assert result.status == 1 and "`ssh://host` is not the address" in result.err
+
+
+def test_a_product_is_registered_as_the_header_says(soliton: Program) -> None:
+    """SUSEConnect is only on SUSE's machines: what it would be asked is written down by one that then fails."""
+    tool = soliton.cwd / "bin/SUSEConnect"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$*" >> {soliton.cwd}/asked\ntest $# -lt 7\n')
+    tool.chmod(0o755)
+    write(
+        soliton,
+        "Bootstrap: zypper\nOSVersion: 15.6\nProduct: SLES\nUser: jo@example.org\nRegcode: abc-123\n"
+        "RegisterURL: https://scc.example.org\nModules: sle-module-basesystem\n",
+    )
+    path = f"{tool.parent}:{soliton.environment()['PATH']}"
+    message = fatal(soliton.having(PATH=path)("build", "image.sif", "recipe.def"))
+    assert "`SUSEConnect` failed with exit status 1 (recipe.def:1)" in message
+    words = (soliton.cwd / "asked").read_text().split()
+    machine = os.uname().machine
+    assert words[0] == "--root" and words[2:] == [
+        *("--url", "https://scc.example.org", "--product", f"SLES/15.6/{machine}"),
+        *("--email", "jo@example.org", "--regcode", "abc-123"),
+    ]

@@ -5,6 +5,7 @@ Those that fetch from a registry are left to the tests of pulling.
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -45,6 +46,8 @@ def material(shared: Program) -> Path:
     directory = shared.cwd / "examples"
     directory.mkdir()
     (directory / "recipe.def").write_text(RECIPE)
+    record = {"header": {"bootstrap": "busybox"}, "imageData": {"labels": {"Made": "by a program"}}}
+    (directory / "recipe.json").write_text(json.dumps(record))
     here = shared.within(directory)
     here("build", "image.sif", "recipe.def").ok()
     here("build", "--sandbox", "tree", "image.sif").ok()

@@ -218,6 +218,10 @@ COMMANDS = (
             Example("soliton build image.sif recipe.def", "from a definition file", "recipe.def"),
             Example("soliton build --sandbox tree image.sif", "a directory to change", "image.sif"),
             Example("soliton build --force image.sif tree", "and a file again", "image.sif", "tree"),
+            Example("soliton build --json image.sif recipe.json", "written by a program", "recipe.json"),
+            Example(
+                "soliton build --section labels,help image.sif recipe.def", "some sections only", "recipe.def"
+            ),
             Example("soliton build alpine.sif docker://alpine:3.20", "from a registry", "registry"),
             Example("soliton build --lock image.sif recipe.def", "note what went in", "recipe.def"),
         ),
