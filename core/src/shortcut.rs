@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
@@ -78,9 +78,18 @@ struct Directory {
     covered: Vec<Text>,
 }
 
+/// What is said at each start, unless this is a later one of many that start together: then a variable of these is not 0.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    text: Text,
+    first_by: Vec<Text>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
+    says: Option<Said>,
     /// Words that must follow.
     least: usize,
     files: Vec<File>,
@@ -232,7 +241,7 @@ impl Existence {
 impl Stored {
     /// The plan for this call; `None` if something that it depends on is no longer as it was.
     fn fill_in(self, rest: &[OsString], directory: Option<&OsStr>) -> Option<Plan> {
-        let Stored { least, files, existence, variables, passing, directory: rule, mut plan } = self;
+        let Stored { says, least, files, existence, variables, passing, directory: rule, mut plan } = self;
         let holds = rest.len() >= least
             && files.iter().all(File::is_unchanged)
             && existence.iter().all(Existence::holds)
@@ -247,7 +256,16 @@ impl Stored {
         }
         plan.process.argv = rest.iter().map(|word| Text::new(word.as_bytes())).collect();
         plan.process.environment.host = passing.of(std::env::vars_os());
+        if let Some(said) = says.filter(Said::is_due) {
+            let _ = std::io::stderr().write_all(said.text.as_bytes());
+        }
         Some(plan)
+    }
+}
+
+impl Said {
+    fn is_due(&self) -> bool {
+        self.first_by.iter().all(|name| std::env::var_os(name.as_os_str()).is_none_or(|value| value == "0"))
     }
 }
 

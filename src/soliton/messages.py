@@ -69,6 +69,11 @@ def set_before(call: Callable[[], None] | None) -> Callable[[], None] | None:
     return previous
 
 
+def plain(at: int, text: str) -> str:
+    """A message as it stands on a stderr that is no terminal."""
+    return f"{_WORDS.get(at, 'VERBOSE') + ':':<8} " + f"\n{_INDENT}".join(printable(text).split("\n")) + "\n"
+
+
 def debug(text: str) -> None:
     _say(DEBUG, text)
 

@@ -195,7 +195,9 @@ def test_an_upgraded_program_makes_its_own_plans(fast: Program, image: Path, tmp
     own = Program(fast.home, fast.cwd, {**fast.variables, "SOLITON_IMAGE_SERVER": "off"}, name=str(copy))
     marked(own, image)
     assert asked(own, image) == SHORTCUT
-    shutil.copy(fast.name, copy)
+    # As an installation does it: the old one may still be running.
+    shutil.copy(fast.name, folder / "new")
+    (folder / "new").rename(copy)
     assert asked(own, image) == PYTHON
 
 
@@ -210,6 +212,20 @@ def test_what_has_to_be_said_is_said_each_time(fast: Program, image: Path) -> No
     old = fast.having(SINGULARITYENV_A="1", SINGULARITY_NO_HOME="1", APPTAINER_NO_HOME="0")
     first, second = (old("exec", image, "true").ok().err for _ in range(2))
     assert first == second != ""
+
+
+def test_what_is_kept_from_misleading_the_image_is_said_from_a_stored_plan_too(
+    fast: Program, image: Path
+) -> None:
+    guarded = fast.having(PYTHONPATH="/nowhere/lib")
+    marked(guarded, image)
+    stored = guarded("exec", image, *ASK).ok()
+    assert stored.out == SHORTCUT
+    assert stored.err == guarded.having(SOLITON_SHORTCUT="off")("exec", image, *ASK).ok().err != ""
+    rank = guarded.having(SLURM_PROCID="3")("exec", image, *ASK).ok()
+    assert (rank.out, rank.err) == (SHORTCUT, "")
+    assert asked(fast.having(PYTHONPATH="/nowhere/other"), image) == PYTHON
+    assert asked(fast, image) == PYTHON
 
 
 def _open_to_all(folder: Path) -> None:

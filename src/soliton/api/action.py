@@ -259,19 +259,18 @@ def prepare(
     return plan
 
 
-#: Who starts many at once tells each its number.
-_RANKS = ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
-
-
-def tell_of_guard(request: ActionRequest, plan: Plan, host: hosts.Host) -> bool:
-    """Says in one line what of the caller's environment stays out, once for all ranks of a job; whether it was said."""
+def tell_of_guard(request: ActionRequest, plan: Plan, host: hosts.Host) -> str | None:
+    """Says in one line what of the caller's environment stays out, once for all ranks of a job. The line, if there is one."""
     if not guard.is_on(request.settled(), configuration.current().config):
-        return False
+        return None
     changed = guard.changes(host.environment, plan.mounts)
-    if changed:
-        first = all(host.environment.get(name, "0") == "0" for name in _RANKS)
-        (messages.info if first else messages.verbose)(guard.told(changed))
-    return bool(changed)
+    if not changed:
+        return None
+    line = guard.told(changed)
+    # Not asked of the host's record: that a plan was made by one rank does not make it that rank's.
+    first = all(os.environ.get(name, "0") == "0" for name in guard.RANKS)
+    (messages.info if first else messages.verbose)(line)
+    return line
 
 
 def start(
@@ -288,13 +287,14 @@ def start(
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
+    told = tell_of_guard(request, plan, host)
     # What a driver brings changes with the driver: such plans are made each time.
-    if tell_of_guard(request, plan, host) or asks_for_devices(request, configuration.current().config):
+    if asks_for_devices(request, configuration.current().config):
         call = None
     if call is not None:
         for path in configuration.current().looked_at:
             call.witness.note(path)
         from soliton.launch.shortcut import store
 
-        store(call, request, image, plan, host, compiler(request, image))
+        store(call, request, image, plan, host, compiler(request, image), told)
     core.become("launch", plan)

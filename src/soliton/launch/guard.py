@@ -72,6 +72,10 @@ SEARCHED = (
 NO_PACKAGES_OF_THE_HOME = {"PYTHONNOUSERSITE": "1", "R_LIBS_USER": "NULL"}
 
 
+#: Who starts many at once tells each its number; the first one speaks for all.
+RANKS = ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+
+
 def is_on(request: ActionRequest, config: Config) -> bool:
     """In soliton's own name; under a peer's name everything passes as there. A clean environment has nothing to guard."""
     if request.no_guard or request.cleanenv or config.guard == "never":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+from soliton import messages
 from soliton.core import encode, to_json
 from soliton.launch import guard, mounts
 from soliton.launch.plan import Bind
@@ -120,14 +121,23 @@ def store(
     plan: Plan,
     host: Host,
     compiled: Callable[[Host], Plan],
+    told: str | None = None,
 ) -> None:
-    """Stores the plan of this call where it can be. compiled: the plan again, for other facts of the machine."""
+    """Stores the plan of this call where it can be. compiled: the plan again, for other facts of the machine.
+
+    told: the guard's line, which the core says again each time.
+    """
     witness = call.witness
     witness.end()
     try:
         if call.spoken or witness.reason or not call.given <= OPTIONS or unknown_in(plan):
             return
+        # In colour, or with more detail, it is said by Python.
+        if told and (messages.coloured() or messages.shows(messages.VERBOSE)):
+            return
         stored = template(request, image, plan, host, compiled, witness)
+        if stored and told and messages.shows(messages.INFO):
+            stored["says"] = {"text": messages.plain(messages.INFO, told), "first_by": guard.RANKS}
         name = name_of(call, os.environ, anywhere=bool(stored and stored["directory"]))
         if stored and name:
             write(os.environ[STORE_VARIABLE], name, to_json(encode(stored)).encode("ascii"))
@@ -205,6 +215,8 @@ def template(
         request.image.startswith("/")
         and all(path.startswith("/") for path in files)
         and host.cwd is not None
+        # What of a search path is inside depends on the directory that is bound.
+        and not guard.changes(host.environment, plan.mounts)
         and _same(bare, _without_directory(nowhere, _ELSEWHERE))
     )
     if anywhere:
@@ -215,6 +227,7 @@ def template(
         plan.process, argv=(), environment=environment, umask=None if of_caller else plan.process.umask
     )
     return {
+        "says": None,
         "least": 1 if request.action == "exec" else 0,
         "files": [{"path": path, "status": status} for path, status in files.items()],
         "existence": [{"path": "/etc/resolv.conf", "exists": host.resolv_conf}],
