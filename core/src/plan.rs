@@ -61,13 +61,17 @@ pub struct ImageRoot {
 pub enum Root {
     Image(ImageRoot),
     Directory(Text),
+    /// Lowest first; in all but the lowest the marks of overlayfs count. No stack holds a stack.
+    Stack(Vec<Root>),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RootRecord {
     kind: String,
-    path: Text,
+    path: Option<Text>,
+    #[serde(default)]
+    layers: Vec<Root>,
     #[serde(default)]
     offset: u64,
     #[serde(default)]
@@ -82,12 +86,17 @@ impl TryFrom<RootRecord> for Root {
     fn try_from(record: RootRecord) -> Result<Root, String> {
         match record.kind.as_str() {
             "image" => Ok(Root::Image(ImageRoot {
-                path: record.path,
+                path: needed(record.path, "path")?,
                 offset: record.offset,
                 size: record.size,
                 ids: record.ids,
             })),
-            "directory" => Ok(Root::Directory(record.path)),
+            "directory" => Ok(Root::Directory(needed(record.path, "path")?)),
+            "stack" if record.layers.len() < 2 => Err("a stack has two layers at least".into()),
+            "stack" if record.layers.iter().any(|layer| matches!(layer, Root::Stack(_))) => {
+                Err("a stack is inside a stack".into())
+            }
+            "stack" => Ok(Root::Stack(record.layers)),
             other => Err(format!("no root is of the kind `{other}`")),
         }
     }
@@ -498,5 +507,17 @@ mod tests {
     fn a_field_this_core_does_not_know_is_refused() {
         let text = r#"{"path":"/","kind":"directory","encrypted":true}"#;
         assert!(serde_json::from_str::<Root>(text).is_err());
+    }
+
+    #[test]
+    fn a_stack_is_flat_and_has_something_to_stack() {
+        let layer = r#"{"path":"/a","kind":"directory"}"#;
+        let stack = |layers: &str| {
+            serde_json::from_str::<Root>(&format!(r#"{{"kind":"stack","layers":[{layers}]}}"#))
+        };
+        assert!(matches!(stack(&format!("{layer},{layer}")), Ok(Root::Stack(layers)) if layers.len() == 2));
+        assert!(stack(layer).is_err());
+        let inner = format!(r#"{{"kind":"stack","layers":[{layer},{layer}]}}"#);
+        assert!(stack(&format!("{layer},{inner}")).is_err());
     }
 }

@@ -11,12 +11,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::layers::{Failure, Result};
-use crate::plan::Root;
+use crate::plan::{ImageRoot, Root};
 use crate::request::{self, Events};
 use crate::squashfs::format::Error;
 use crate::squashfs::inode::{Data, Inode};
 use crate::squashfs::reader::Image;
 use crate::text::Text;
+
+mod stack;
 
 /// Names of one directory that a pattern stands for, at most.
 const MOST_NAMES: usize = 10_000;
@@ -64,17 +66,9 @@ trait Place {
 
 fn read(request: &Request) -> Result<Vec<Value>> {
     let place: Box<dyn Place> = match &request.root {
-        Root::Image(image) => {
-            let named = |error: std::io::Error| Failure::from(error).at(image.path.as_bytes());
-            let file = File::open(image.path.as_path()).map_err(named)?;
-            Box::new(InImage(Image::open(Arc::new(file), image.offset, image.size)?))
-        }
-        Root::Directory(path) => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let named =
-                |errno: rustix::io::Errno| Failure::from(std::io::Error::from(errno)).at(path.as_bytes());
-            Box::new(InDirectory(rustix::fs::open(path.as_path(), flags, Mode::empty()).map_err(named)?))
-        }
+        Root::Image(image) => Box::new(InImage(open_image(image)?)),
+        Root::Directory(path) => Box::new(InDirectory(open_directory(path)?)),
+        Root::Stack(layers) => Box::new(stack::open(layers)?),
     };
     let mut answers = Vec::new();
     let mut left = LARGEST_ANSWER;
@@ -95,6 +89,18 @@ fn read(request: &Request) -> Result<Vec<Value>> {
         }
     }
     Ok(answers)
+}
+
+fn open_image(image: &ImageRoot) -> Result<Image> {
+    let named = |error: std::io::Error| Failure::from(error).at(image.path.as_bytes());
+    let file = File::open(image.path.as_path()).map_err(named)?;
+    Ok(Image::open(Arc::new(file), image.offset, image.size)?)
+}
+
+fn open_directory(path: &Text) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let named = |errno: rustix::io::Errno| Failure::from(std::io::Error::from(errno)).at(path.as_bytes());
+    rustix::fs::open(path.as_path(), flags, Mode::empty()).map_err(named)
 }
 
 fn record(path: &[u8], kind: &str, mode: u32, size: u64) -> Value {

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::launch::identity;
 use crate::layers::directory::{self, Reading};
 use crate::layers::shadow::{Shadow, Wanted};
-use crate::layers::{Content, Entry, Failure, Result, Sink, What, squashfs};
+use crate::layers::squashfs::{self, Taking};
+use crate::layers::{Content, Entry, Failure, Marks, Result, Sink, What};
 use crate::plan::{Identity, Root};
 use crate::read::base64;
 use crate::request::{self, Events};
@@ -108,14 +109,25 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
             let named = |error: std::io::Error| Failure::from(error).at(root.path.as_bytes());
             let file = File::open(root.path.as_path()).map_err(named)?;
             let image = Image::open(Arc::new(file), root.offset, root.size)?;
-            squashfs::read(&image, 0, !request.contents, &Shadow::default(), &count, &mut sink)?
+            let shadow = Shadow::default();
+            let how =
+                Taking { marks: Marks::Ordinary, without: &[], verbatim: !request.contents, shadow: &shadow };
+            squashfs::read(&image, how, 0, &count, &mut sink)?
         }
         Root::Directory(path) => {
             enter()?;
-            let how = Reading { overlay: false, exclude: &[], without: &[], clamp: None, recorded: false };
+            let how =
+                Reading { marks: Marks::Ordinary, exclude: &[], without: &[], clamp: None, recorded: false };
             let none = std::collections::HashSet::new();
             let wanted = if request.contents { Wanted::Everything } else { Wanted::Only(&none) };
             directory::read(path.as_path(), how, 0, &wanted, &count, &mut sink)?
+        }
+        Root::Stack(_) => {
+            return Err(Failure {
+                code: "bad-request",
+                message: "a stack is not surveyed".into(),
+                path: None,
+            });
         }
     };
     for entry in &entries {

@@ -27,6 +27,8 @@ use crate::text::Text;
 /// A root that is attached nowhere yet, and the writable layer that goes over it.
 pub struct Opened {
     pub tree: OwnedFd,
+    /// Of a stack: its layers, lowest first.
+    layers: Vec<OwnedFd>,
     upper: Option<(OwnedFd, OwnedFd)>,
 }
 
@@ -36,8 +38,16 @@ pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
         Surface::Upper { upper, work } => Some((open_layer(upper)?, open_layer(work)?)),
         _ => None,
     };
-    let tree = shared.map_or_else(|| tree(&plan.root, plan), Ok)?;
-    Ok(Opened { tree, upper })
+    match (&plan.root, shared) {
+        (Root::Stack(layers), None) => {
+            let (tree, layers) = stack(layers, plan)?;
+            Ok(Opened { tree, layers, upper })
+        }
+        (root, shared) => {
+            let tree = shared.map_or_else(|| tree(root, plan), Ok)?;
+            Ok(Opened { tree, layers: Vec::new(), upper })
+        }
+    }
 }
 
 fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
@@ -65,7 +75,28 @@ pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
             }
         }
         Root::Image(image) => image_tree(image, plan),
+        Root::Stack(layers) => Ok(stack(layers, plan)?.0),
     }
+}
+
+/// Several layers as one tree that cannot be written, attached nowhere, and the layers themselves.
+fn stack(layers: &[Root], plan: &Plan) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
+    let opened = layers.iter().map(|layer| tree(layer, plan)).collect::<Result<Vec<OwnedFd>, Failure>>()?;
+    // Only what is attached somewhere can be a layer; the overlay keeps what it has taken.
+    let session = Session::start()?;
+    let mut names = Vec::new();
+    let mut again = Vec::new();
+    for (number, layer) in opened.iter().enumerate() {
+        let name = number.to_string();
+        session.attach(layer.as_fd(), &name)?;
+        again.push(session.clone_of(&name)?);
+        names.push(name);
+    }
+    names.reverse();
+    let options = overlay_options(names.join(":").into_bytes(), None, true);
+    let made = session.within(|| make_overlay(&options, trees::INERT))?;
+    session.end()?;
+    Ok((made, again))
 }
 
 /// Mounts an image by its own server, which ends with the last user of the mount.
@@ -93,7 +124,7 @@ pub fn assemble(
     missing: &[Missing],
     session: &Session,
 ) -> Result<OwnedFd, Failure> {
-    let Opened { tree, upper } = opened;
+    let Opened { tree, layers, upper } = opened;
     let attributes = attributes(plan);
     let restrict = |attributes| trees::restrict(tree.as_fd(), attributes).failed("mount", "mount_setattr");
     let at = |name: &str| session.path(name);
@@ -115,7 +146,7 @@ pub fn assemble(
             // next to nothing has to be bound, what the kernel knows of the image is used as it is.
             let cheap = *layer == Layer::Auto && underlay::is_cheap(missing);
             if *layer != Layer::Underlay && !cheap {
-                let lower = lower_layers(tree.as_fd(), missing, session)?;
+                let lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
                 match overlay(session, &lower, None, plan, attributes) {
                     Err(_) if *layer == Layer::Auto => {}
                     result => return result,
@@ -132,12 +163,12 @@ pub fn assemble(
                 .and_then(|upper| imitate(upper.as_fd(), &image))
                 .and_then(|()| resolve::make_directory(store.as_fd(), b"work", Mode::from_raw_mode(0o755)))
                 .failed("mount", "mkdir")?;
-            let lower = lower_layers(tree.as_fd(), missing, session)?;
+            let lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
             overlay(session, &lower, Some((at("store/upper"), at("store/work"))), plan, attributes)
         }
         Surface::Upper { .. } => {
             session.attach(tree.as_fd(), "lower")?;
-            let lower = lower_layers(tree.as_fd(), missing, session)?;
+            let lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
             // Named by descriptor: what the paths held at first is what is used, whatever they contain.
             let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
             let layers = upper.as_ref().map(|(upper, work)| (path(upper), path(work)));
@@ -153,10 +184,24 @@ fn attributes(plan: &Plan) -> MountAttrFlags {
     attributes
 }
 
-/// The lower layers of an overlay, uppermost first: the skeleton if one is needed, and the image.
-fn lower_layers(image: BorrowedFd<'_>, missing: &[Missing], session: &Session) -> Result<String, Failure> {
+/// The lower layers of an overlay, uppermost first: the skeleton if one is needed, and the image or what it is stacked
+/// from. Names in the session: the kernel takes 255 bytes of them.
+fn lower_layers(
+    image: BorrowedFd<'_>,
+    layers: &[OwnedFd],
+    missing: &[Missing],
+    session: &Session,
+) -> Result<String, Failure> {
+    let mut lower = "lower".to_owned();
+    if !layers.is_empty() {
+        let names: Vec<String> = (0..layers.len()).map(|number| number.to_string()).collect();
+        for (layer, name) in layers.iter().zip(&names) {
+            session.attach(layer.as_fd(), name)?;
+        }
+        lower = names.into_iter().rev().collect::<Vec<String>>().join(":");
+    }
     if missing.is_empty() {
-        return Ok(session.path("lower"));
+        return Ok(lower);
     }
     let skeleton = session.directory("skeleton")?;
     let stat = resolve::kind_of(image).failed("image", "fstat")?.1;
@@ -174,7 +219,7 @@ fn lower_layers(image: BorrowedFd<'_>, missing: &[Missing], session: &Session) -
         let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
         resolve::make(here, &location.missing, *kind).failed_at("bind-target", "mkdir", target)?;
     }
-    Ok(format!("{}:{}", session.path("skeleton"), session.path("lower")))
+    Ok(format!("skeleton:{lower}"))
 }
 
 /// Gives a directory of the session the mode and, where the ids are mapped, the owner of the image's.
@@ -193,17 +238,33 @@ fn overlay(
     plan: &Plan,
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Failure> {
-    let mut options = vec![("lowerdir", lower.as_bytes())];
-    if let Some((upper, work)) = &upper {
-        options.extend([("upperdir", upper.as_bytes()), ("workdir", work.as_bytes())]);
-    }
-    if !plan.identity.uid_map.is_empty() || !super::namespaces::is_initial_user_namespace() {
-        options.push(("userxattr", b""));
-    }
-    let root = trees::new("overlay", &options, attributes)
-        .map_err(|(errno, detail)| Failure::new("overlay", "overlay", errno).with(detail))?;
+    // The layers of a stack bear marks that any user can make.
+    let by_user = matches!(plan.root, Root::Stack(_))
+        || !plan.identity.uid_map.is_empty()
+        || !super::namespaces::is_initial_user_namespace();
+    let options = overlay_options(lower.as_bytes().to_vec(), upper, by_user);
+    let root = session.within(|| make_overlay(&options, attributes))?;
     session.attach(root.as_fd(), "root")?;
     Ok(root)
+}
+
+type Options = Vec<(&'static str, Vec<u8>)>;
+
+fn overlay_options(lower: Vec<u8>, upper: Option<(String, String)>, by_user: bool) -> Options {
+    let mut options = vec![("lowerdir", lower)];
+    if let Some((upper, work)) = upper {
+        options.extend([("upperdir", upper.into_bytes()), ("workdir", work.into_bytes())]);
+    }
+    if by_user {
+        options.push(("userxattr", Vec::new()));
+    }
+    options
+}
+
+fn make_overlay(options: &Options, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let options: Vec<(&str, &[u8])> = options.iter().map(|(key, value)| (*key, value.as_slice())).collect();
+    trees::new("overlay", &options, attributes)
+        .map_err(|(errno, detail)| Failure::new("overlay", "overlay", errno).with(detail))
 }
 
 /// Makes the assembled root the root of this process and lets go of the host's.

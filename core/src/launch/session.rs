@@ -63,6 +63,21 @@ impl Session {
         trees::of_entry(self.mount.as_fd(), name)
     }
 
+    /// What is attached at a directory of the session, as a mount not attached yet.
+    pub fn clone_of(&self, name: &str) -> Result<OwnedFd, Failure> {
+        trees::of_entry(self.mount.as_fd(), name).failed("mount", "open_tree")
+    }
+
+    /// Does something while names of the session are short ones, relative to the working directory.
+    pub fn within<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let here = rustix::fs::open(c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        rustix::process::fchdir(&self.mount).failed("mount", "fchdir")?;
+        let done = work();
+        // Whoever stood in a directory that is gone stands at the root from now on.
+        let back = here.and_then(rustix::process::fchdir).or_else(|_| rustix::process::chdir(c"/"));
+        done.and_then(|value| back.failed("mount", "fchdir").map(|()| value))
+    }
+
     /// Absolute path of something in the session, for mount options.
     pub fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.place)

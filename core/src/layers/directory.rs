@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::shadow::Wanted;
 use super::{
-    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Path, Result, Sink, What, XattrFate,
-    compiled, xattr_fate,
+    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Marks, OPAQUE_MARK, Path, Result, Sink, What,
+    XattrFate, compiled, xattr_fate,
 };
 use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::format::{encode_device, kind};
@@ -27,8 +27,8 @@ const CHUNK: usize = 256 * 1024;
 /// How a directory is read.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
-    /// The marks of overlayfs are whiteouts.
-    pub overlay: bool,
+    /// What the marks of overlayfs are.
+    pub marks: Marks,
     /// Paths that are not looked at, with everything below.
     pub exclude: &'a [Path],
     /// Patterns of paths of which only removals count: files there are as if they had not been written.
@@ -150,8 +150,10 @@ impl Walk<'_> {
         }
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let file_type = FileType::from_raw_mode(stat.st_mode);
-        if self.how.overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
-            self.entries.push(Entry { path, attributes: Attributes::default(), what: What::Whiteout });
+        let overlay = self.how.marks != Marks::Ordinary;
+        if overlay && file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
+            let what = self.whiteout();
+            self.entries.push(Entry { path, attributes: Attributes::default(), what });
             return Ok(());
         }
         let dropped = self.dropping || self.how.without.iter().any(|pattern| matches_path(pattern, &path));
@@ -173,7 +175,7 @@ impl Walk<'_> {
             FileType::Directory => {
                 let inner = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
                 let (mut attributes, mark) = self.attributes(&inner, &stat, &path)?;
-                if mark == Mark::Opaque {
+                if mark == Mark::Opaque && self.how.marks == Marks::CarriedOut {
                     // What it was before is gone, with its owner.
                     let said = |id| if id == UNSAID { 0 } else { id };
                     (attributes.uid, attributes.gid) = (said(attributes.uid), said(attributes.gid));
@@ -200,7 +202,7 @@ impl Walk<'_> {
                 }
                 let (attributes, mark) = self.attributes(&file, &stat, &path)?;
                 let what = if mark == Mark::Whiteout && stat.st_size == 0 {
-                    What::Whiteout
+                    self.whiteout()
                 } else if dropped {
                     return Ok(());
                 } else {
@@ -245,6 +247,14 @@ impl Walk<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// A removed name, as this layer is to say it.
+    fn whiteout(&self) -> What {
+        match self.how.marks {
+            Marks::Kept => What::Device { kind: kind::CHARACTER, number: 0 },
+            _ => What::Whiteout,
         }
     }
 
@@ -321,7 +331,7 @@ impl Walk<'_> {
             if let Some(of_overlay) = name
                 .strip_prefix(b"user.overlay.")
                 .or_else(|| name.strip_prefix(b"trusted.overlay."))
-                .filter(|_| self.how.overlay)
+                .filter(|_| self.how.marks != Marks::Ordinary)
             {
                 match of_overlay {
                     b"opaque" if get_xattr(file, &name).is_ok_and(|v| v == b"y") => mark = Mark::Opaque,
@@ -347,9 +357,18 @@ impl Walk<'_> {
                         (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
                     }
                 }
+                // For whoever reads the layer.
+                XattrFate::OfTheHost if self.how.marks == Marks::Kept && name == ATTRIBUTE.to_bytes() => {
+                    if let Ok(value) = get_xattr(file, &name) {
+                        found.push((name, value));
+                    }
+                }
                 XattrFate::OfTheHost => {}
                 XattrFate::LeftOut => self.left_out += 1,
             }
+        }
+        if mark == Mark::Opaque && self.how.marks == Marks::Kept {
+            found.push((OPAQUE_MARK.to_vec(), b"y".to_vec()));
         }
         found.sort();
         if !found.is_empty() {
@@ -366,7 +385,7 @@ impl Walk<'_> {
 }
 
 /// Whether every component of a path matches the pattern's.
-fn matches_path(pattern: &[u8], path: &[u8]) -> bool {
+pub fn matches_path(pattern: &[u8], path: &[u8]) -> bool {
     let (mut wanted, mut found) = (pattern.split(|&b| b == b'/'), path.split(|&b| b == b'/'));
     loop {
         match (wanted.next(), found.next()) {

@@ -179,6 +179,25 @@ pub fn xattr_fate(name: &[u8], size: usize) -> XattrFate {
     }
 }
 
+/// What the marks of overlayfs are in a layer: devices of number 0, and attributes of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// Nothing special: devices are devices.
+    Ordinary,
+    /// They remove what lower layers have.
+    CarriedOut,
+    /// They stay what they are, in one spelling, since the image is to be a layer of a stack.
+    Kept,
+}
+
+/// The attribute by which a layer that is kept says that a directory hides those of its name below (overlayfs(7)).
+pub const OPAQUE_MARK: &[u8] = b"user.overlay.opaque";
+
+/// What overlayfs writes as [`OPAQUE_MARK`], as a user's and as the administrator's.
+pub fn is_opaque_mark(name: &[u8], value: &[u8]) -> bool {
+    (name == OPAQUE_MARK || name == b"trusted.overlay.opaque") && value == b"y"
+}
+
 /// Splits a name of a layer into its clean form: `./` and doubled or trailing slashes are dropped, a leading slash
 /// too. `..` is refused: nothing honest has it.
 pub fn clean_path(name: &[u8]) -> Result<Path> {

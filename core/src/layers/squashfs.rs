@@ -5,29 +5,44 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::directory::matches_path;
 use super::shadow::Shadow;
 use super::{
-    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, MOST_METADATA, Path, Result, Sink, What,
+    Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, MOST_METADATA, Marks, Path, Result, Sink,
+    What, is_opaque_mark,
 };
+use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::directory::Entry as Name;
 use crate::squashfs::format::kind;
 use crate::squashfs::inode::{Data, Inode, Xattrs};
 use crate::squashfs::reader::Image;
 
-/// Reads the whole image. `verbatim`: its blocks can stay as they are.
+/// How an image is read.
+#[derive(Clone, Copy)]
+pub struct Taking<'a> {
+    /// What the marks of overlayfs are.
+    pub marks: Marks,
+    /// Patterns of paths of which only removals count: files there are as if they had not been written.
+    pub without: &'a [Path],
+    /// Its blocks can stay as they are.
+    pub verbatim: bool,
+    pub shadow: &'a Shadow,
+    /// Whoever wrote it had one id: a file's owner is what its record says (`owner`), else `UNSAID`.
+    pub recorded: bool,
+}
+
+/// Reads the whole image.
 pub fn read(
     image: &Image,
+    how: Taking<'_>,
     layer: u32,
-    verbatim: bool,
-    shadow: &Shadow,
     count: &Arc<AtomicU64>,
     sink: &mut dyn Sink,
 ) -> Result<Vec<Entry>> {
     let mut walk = Walk {
         image,
+        how,
         layer,
-        verbatim,
-        shadow,
         count,
         sink,
         entries: Vec::new(),
@@ -35,6 +50,7 @@ pub fn read(
         sets: HashMap::new(),
         buffer: vec![0; image.block_size()],
         metadata: 0,
+        dropping: false,
     };
     let root = image.root()?;
     let attributes = walk.attributes(&root)?;
@@ -60,9 +76,8 @@ pub fn pass_file(image: &Image, inode: &Inode, buffer: &mut [u8], sink: &mut dyn
 
 struct Walk<'a> {
     image: &'a Image,
+    how: Taking<'a>,
     layer: u32,
-    verbatim: bool,
-    shadow: &'a Shadow,
     count: &'a Arc<AtomicU64>,
     sink: &'a mut dyn Sink,
     entries: Vec<Entry>,
@@ -72,6 +87,8 @@ struct Walk<'a> {
     buffer: Vec<u8>,
     /// Bytes of names and attributes so far.
     metadata: usize,
+    /// Inside a directory of which only removals count.
+    dropping: bool,
 }
 
 impl Walk<'_> {
@@ -99,6 +116,10 @@ impl Walk<'_> {
         if self.entries.len() >= MOST_ENTRIES || self.metadata > MOST_METADATA {
             return Err(Failure::corrupt("the image has too many files").at(&path));
         }
+        let dropped = self.dropping || self.how.without.iter().any(|pattern| matches_path(pattern, &path));
+        if dropped && !inode.is_directory() && !matches!(inode.data, Data::Device { number: 0 }) {
+            return Ok(());
+        }
         if inode.links > 1 || inode.is_directory() {
             if let Some(target) = self.seen.get(&inode.reference) {
                 if inode.is_directory() {
@@ -113,11 +134,24 @@ impl Walk<'_> {
         let attributes = self.attributes(&inode)?;
         let what = match &inode.data {
             Data::Directory { .. } => {
+                let opaque = self.how.marks == Marks::CarriedOut && self.is_opaque(&inode)?;
+                if opaque {
+                    let (path, attributes) = (path.clone(), Attributes::default());
+                    self.entries.push(Entry { path, attributes, what: What::Opaque });
+                }
                 self.entries.push(Entry { path: path.clone(), attributes, what: What::Directory });
-                return self.directory(&inode, path, depth + 1);
+                let before = self.entries.len();
+                let outside = std::mem::replace(&mut self.dropping, dropped);
+                self.directory(&inode, path, depth + 1)?;
+                self.dropping = outside;
+                if dropped && self.entries.len() == before && !opaque {
+                    self.entries.pop();
+                }
+                return Ok(());
             }
             Data::File { .. } => What::File { size: inode.size, content: self.content(&inode, &path)? },
             Data::Symlink { target } => What::Symlink { target: target.clone() },
+            Data::Device { number: 0 } if self.is_whiteout(&inode) => What::Whiteout,
             Data::Device { number } => What::Device { kind: inode.kind, number: *number },
             Data::Other if inode.kind == kind::FIFO => What::Fifo,
             Data::Other => {
@@ -129,8 +163,30 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The owner that is written down for a file of a layer.
+    fn recorded(&self, inode: &Inode) -> Result<(u32, u32)> {
+        let found = self.image.xattrs(inode)?;
+        let said = found.iter().find(|(name, _)| name == ATTRIBUTE.to_bytes());
+        let owner = said.and_then(|(_, value)| Owner::decode(value));
+        let (uid, gid) = owner.map_or((UNSAID, UNSAID), |owner| (owner.uid, owner.gid));
+        if !inode.is_directory() || !self.is_opaque(inode)? {
+            return Ok((uid, gid));
+        }
+        // What it was before is gone, with its owner.
+        let known = |id| if id == UNSAID { 0 } else { id };
+        Ok((known(uid), known(gid)))
+    }
+
+    fn is_opaque(&self, directory: &Inode) -> Result<bool> {
+        Ok(self.image.xattrs(directory)?.iter().any(|(name, value)| is_opaque_mark(name, value)))
+    }
+
+    fn is_whiteout(&self, device: &Inode) -> bool {
+        self.how.marks == Marks::CarriedOut && device.kind == kind::CHARACTER
+    }
+
     fn content(&mut self, inode: &Inode, path: &[u8]) -> Result<Content> {
-        if self.verbatim || self.shadow.hides(path) {
+        if self.how.verbatim || self.how.shadow.hides(path) {
             // Copied, or read again, once it is known to survive.
             return Ok(Content::Stored { layer: self.layer, reference: inode.reference });
         }
@@ -144,6 +200,9 @@ impl Walk<'_> {
         let mut xattrs = self.sets.get(&inode.xattr).cloned();
         if xattrs.is_none() {
             let mut found = self.image.xattrs(inode)?;
+            if self.how.marks == Marks::CarriedOut {
+                found.retain(|(name, value)| !is_opaque_mark(name, value) && name != ATTRIBUTE.to_bytes());
+            }
             found.sort();
             if !found.is_empty() {
                 self.metadata += found.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -152,6 +211,7 @@ impl Walk<'_> {
                 xattrs = Some(set);
             }
         }
-        Ok(Attributes { mode: inode.mode, uid: inode.uid, gid: inode.gid, mtime: inode.mtime, xattrs })
+        let (uid, gid) = if self.how.recorded { self.recorded(inode)? } else { (inode.uid, inode.gid) };
+        Ok(Attributes { mode: inode.mode, uid, gid, mtime: inode.mtime, xattrs })
     }
 }

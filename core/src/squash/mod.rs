@@ -19,10 +19,12 @@ use self::request::{Ids, LayerRecord, Owners, Request, Whiteouts};
 use crate::launch::{identity, kernel};
 use crate::layers::directory::Reading;
 use crate::layers::shadow::{Shadow, Wanted};
+use crate::layers::squashfs::Taking;
 use crate::layers::stream::Stream;
 use crate::layers::tree::{NodeId, ROOT, Tree};
 use crate::layers::{
-    Content, Entry, Failure, Path, Result, Sink, What, clean_path, directory, squashfs as image_layer, tar,
+    Content, Entry, Failure, Marks, Path, Result, Sink, What, clean_path, directory, squashfs as image_layer,
+    tar,
 };
 use crate::request::{Events, take_descriptor};
 use crate::squashfs::codec::Settings;
@@ -82,12 +84,27 @@ enum Source {
     },
     Directory {
         path: crate::text::Text,
-        overlay: bool,
+        marks: Marks,
         clamp: Option<u32>,
         without: Vec<Path>,
         owners: Owners,
     },
-    Squashfs(Arc<Image>),
+    Squashfs {
+        image: Arc<Image>,
+        marks: Marks,
+        without: Vec<Path>,
+        owners: Owners,
+    },
+}
+
+impl Source {
+    /// Whether what takes the place of a lower layer's file has that one's owner.
+    fn owners_below(&self) -> bool {
+        matches!(
+            self,
+            Source::Directory { owners: Owners::Below, .. } | Source::Squashfs { owners: Owners::Below, .. }
+        )
+    }
 }
 
 /// Contents go to the writer, warnings to the one who asked.
@@ -167,8 +184,8 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     // Unless a layer says more of the root.
     tree.nodes[ROOT].attributes.mtime = request.epoch.unwrap_or(0);
     for (index, layer) in layers.into_iter().enumerate() {
-        let owners_below = matches!(sources[index], Source::Directory { owners: Owners::Below, .. });
-        tree.apply_with(layer, owners_below).map_err(|failure| work.of_layer(index, failure))?;
+        tree.apply_with(layer, sources[index].owners_below())
+            .map_err(|failure| work.of_layer(index, failure))?;
     }
     tree.exclude(&exclude);
     if request.ids == Ids::Root {
@@ -206,19 +223,28 @@ fn open(record: LayerRecord) -> Result<Source> {
             };
             Source::Tar { file, path }
         }
-        LayerRecord::Directory { path, whiteouts, clamp, without, owners } => Source::Directory {
-            path,
-            overlay: whiteouts == Whiteouts::Overlay,
-            clamp,
-            without: without.iter().map(|path| clean_path(path.as_bytes())).collect::<Result<Vec<Path>>>()?,
-            owners,
-        },
-        LayerRecord::Squashfs { path, offset, size } => {
+        LayerRecord::Directory { path, whiteouts, clamp, without, owners } => {
+            Source::Directory { path, marks: marks(whiteouts), clamp, without: patterns(&without)?, owners }
+        }
+        LayerRecord::Squashfs { path, offset, size, whiteouts, without, owners } => {
             let file = File::open(path.as_path()).map_err(|error| unreadable(&path, error))?;
             let image = Image::open(Arc::new(file), offset, size);
-            Source::Squashfs(Arc::new(image.map_err(|error| Failure::from(error).at(path.as_bytes()))?))
+            let image = Arc::new(image.map_err(|error| Failure::from(error).at(path.as_bytes()))?);
+            Source::Squashfs { image, marks: marks(whiteouts), without: patterns(&without)?, owners }
         }
     })
+}
+
+fn patterns(paths: &[crate::text::Text]) -> Result<Vec<Path>> {
+    paths.iter().map(|path| clean_path(path.as_bytes())).collect()
+}
+
+fn marks(whiteouts: Whiteouts) -> Marks {
+    match whiteouts {
+        Whiteouts::None => Marks::Ordinary,
+        Whiteouts::Overlay => Marks::CarriedOut,
+        Whiteouts::Keep => Marks::Kept,
+    }
 }
 
 /// What stays the same while layers are read.
@@ -286,15 +312,15 @@ impl<'s> Work<'s> {
                 let entries = tar::read(&mut stream, layer, &wanted, contents)?;
                 Ok((entries, Some(stream.digest()?)))
             }
-            Source::Directory { path, overlay, clamp, without, owners } => {
+            Source::Directory { path, marks, clamp, without, owners } => {
                 let recorded = *owners == Owners::Below;
-                let how =
-                    Reading { overlay: *overlay, exclude: self.exclude, without, clamp: *clamp, recorded };
+                let how = Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded };
                 Ok((directory::read(path.as_path(), how, layer, &visible, count, contents)?, None))
             }
-            Source::Squashfs(image) => {
-                let verbatim = self.is_alike(image);
-                Ok((image_layer::read(image, layer, verbatim, shadow, count, contents)?, None))
+            Source::Squashfs { image, marks, without, owners } => {
+                let recorded = *owners == Owners::Below;
+                let how = Taking { marks: *marks, without, verbatim: self.is_alike(image), shadow, recorded };
+                Ok((image_layer::read(image, how, layer, count, contents)?, None))
             }
         }
     }
@@ -330,18 +356,13 @@ impl<'s> Work<'s> {
                     }
                     entries
                 }
-                Source::Directory { path, overlay, clamp, without, owners } => {
+                Source::Directory { path, marks, clamp, without, owners } => {
                     let recorded = *owners == Owners::Below;
-                    let how = Reading {
-                        overlay: *overlay,
-                        exclude: self.exclude,
-                        without,
-                        clamp: *clamp,
-                        recorded,
-                    };
+                    let how =
+                        Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded };
                     directory::read(path.as_path(), how, layer, &only, &Arc::default(), contents)?
                 }
-                Source::Squashfs(_) => continue,
+                Source::Squashfs { .. } => continue,
             };
             for (number, entry) in entries.into_iter().enumerate() {
                 if let What::File { size, content: content @ Content::Written(_) } = entry.what {
@@ -371,7 +392,7 @@ impl<'s> Work<'s> {
         for &id in order {
             let What::File { content, .. } = &mut tree.nodes[id].what else { continue };
             let Content::Stored { layer, reference } = *content else { continue };
-            let Source::Squashfs(image) = &self.sources[layer as usize] else { continue };
+            let Source::Squashfs { image, .. } = &self.sources[layer as usize] else { continue };
             if self.is_alike(image) {
                 files.push(verbatim::File { image, layer, reference });
             } else {

@@ -37,12 +37,16 @@ pub struct OutputRecord {
     pub offset: u64,
 }
 
-#[derive(Deserialize, PartialEq, Eq, Default)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Whiteouts {
+    /// There are none.
     #[default]
     None,
+    /// Marks of overlayfs are carried out.
     Overlay,
+    /// They go into the image, which is to be a layer itself.
+    Keep,
 }
 
 /// Whose the files of a directory are.
@@ -84,6 +88,9 @@ pub enum LayerRecord {
         path: Text,
         offset: u64,
         size: u64,
+        whiteouts: Whiteouts,
+        without: Vec<Text>,
+        owners: Owners,
     },
 }
 
@@ -124,9 +131,14 @@ impl TryFrom<Fields> for LayerRecord {
                 without: fields.without,
                 owners: fields.owners,
             },
-            "squashfs" => {
-                LayerRecord::Squashfs { path: path(fields.path)?, offset: fields.offset, size: fields.size }
-            }
+            "squashfs" => LayerRecord::Squashfs {
+                path: path(fields.path)?,
+                offset: fields.offset,
+                size: fields.size,
+                whiteouts: fields.whiteouts,
+                without: fields.without,
+                owners: fields.owners,
+            },
             other => return Err(format!("a layer has the unknown kind `{other}`")),
         })
     }

@@ -65,7 +65,15 @@ class DirectoryRoot:
     kind: Literal["directory"] = "directory"
 
 
-Root = ImageRoot | DirectoryRoot
+@record
+class StackRoot:
+    """Layers over one another, lowest first; in all but the lowest the marks of overlayfs count."""
+
+    layers: tuple[ImageRoot | DirectoryRoot, ...]
+    kind: Literal["stack"] = "stack"
+
+
+Root = ImageRoot | DirectoryRoot | StackRoot
 
 
 @record
@@ -221,7 +229,7 @@ class Copy:
     source: str
     target: str
     follow: bool = True
-    from_root: ImageRoot | DirectoryRoot | None = None
+    from_root: Root | None = None
     time: int | None = None
 
 
