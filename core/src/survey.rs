@@ -110,8 +110,13 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
             let file = File::open(root.path.as_path()).map_err(named)?;
             let image = Image::open(Arc::new(file), root.offset, root.size)?;
             let shadow = Shadow::default();
-            let how =
-                Taking { marks: Marks::Ordinary, without: &[], verbatim: !request.contents, shadow: &shadow };
+            let how = Taking {
+                marks: Marks::Ordinary,
+                without: &[],
+                verbatim: !request.contents,
+                shadow: &shadow,
+                recorded: false,
+            };
             squashfs::read(&image, how, 0, &count, &mut sink)?
         }
         Root::Directory(path) => {

@@ -147,7 +147,10 @@ def test_steps_are_announced_and_quiet_is_quiet(soliton: Program, has_subordinat
         "INFO:    Build complete: image.sif",
     ]
     assert ("no subordinate ids" in err) is not has_subordinate_ids
-    assert soliton("--quiet", "build", "-F", "image.sif", "recipe.def").ok().err == "+ echo working\n"
+    assert (
+        soliton("--quiet", "build", "--no-cache", "-F", "image.sif", "recipe.def").ok().err
+        == "+ echo working\n"
+    )
 
 
 def test_one_image_is_built_on_another(soliton: Program, busybox_sif: Path) -> None:

@@ -19,10 +19,12 @@ from soliton.build.job import Settings
 from soliton.build.lockfile import Lock
 from soliton.build.origin import FETCHED, Origin, settle
 from soliton.build.provenance import Arguments
+from soliton.build.step_cache import StepCache, size_limit
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
 from soliton.images import architecture
 from soliton.images import target as targets
+from soliton.images.cache import of_user
 from soliton.launch.environment import INJECTING
 from soliton.launch.identity import as_root
 from soliton.launch.plan import Bind, Identity
@@ -45,7 +47,8 @@ class BuildOptions:
     image. lock: write `SOURCE.lock`, or hold the build to the one that is there. held_to: hold it to this one, but for packages;
     held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
     arguments, instead of these. on_host: whether sections may run commands outside the container.
-    as_json: the definition is JSON. fetching: how base images are had.
+    as_json: the definition is JSON. anew: no result of a step is taken from the cache. refresh: ask registries whether a
+    base image has changed. explain: say why a step runs. fetching: how base images are had.
     """
 
     force: bool = False
@@ -71,6 +74,9 @@ class BuildOptions:
     on_host: bool = True
     ignore_subordinate_ids: bool = False
     as_json: bool = False
+    anew: bool = False
+    refresh: bool = False
+    explain: bool = False
     fetching: PullOptions | None = None
 
 
@@ -136,6 +142,8 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             replace=options.force or options.replace,
             fix_perms=options.fix_perms,
             keep=options.keep,
+            cache=_step_cache(options, environment),
+            explain=options.explain,
         )
     )
 
@@ -246,6 +254,24 @@ def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Argumen
     )
 
 
+def _step_cache(options: BuildOptions, environment: Mapping[str, str]) -> StepCache | None:
+    """Where results of steps are kept; None with `--disable-cache`, or where the cache cannot be written."""
+    limit = size_limit(environment)
+    if options.fetching is not None and not options.fetching.cache:
+        return None
+    cache = StepCache(of_user().steps, limit, options.anew)
+    try:
+        cache.prepare()
+        if not os.access(cache.layers, os.W_OK | os.X_OK):
+            raise PermissionError
+    except OSError as error:
+        messages.warning(
+            f"the cache `{cache.root}` cannot be used ({error.strerror or 'not writable'}); results of steps are not kept"
+        )
+        return None
+    return cache
+
+
 def _sources(options: BuildOptions) -> Sources:
     """Images from elsewhere: from the cache, or with `--disable-cache` into the workspace."""
 
@@ -254,12 +280,22 @@ def _sources(options: BuildOptions) -> Sources:
 
         wishes = (options.fetching or pull.PullOptions())._replace(pinned=pinned or None)
         if wishes.cache:
+            if not pinned and not options.refresh:
+                # What the tag meant when it was fetched: a build that has not changed asks nobody.
+                wishes = wishes._replace(pinned=pull.known_digest(reference, wishes))
             path, digest = pull.to_cache_known(reference, wishes._replace(offline_is_fine=True))
         else:
             path, digest = pull.pull_known(reference, place, wishes)
         return Fetched(path, digest=digest)
 
-    return Sources(fetch)
+    def known(reference: str, pinned: str) -> str | None:
+        from soliton.api import pull
+
+        if options.refresh and not pinned:
+            return None
+        return pinned or pull.known_digest(reference, options.fetching or pull.PullOptions())
+
+    return Sources(fetch, known)
 
 
 def injected(environment: Mapping[str, str]) -> dict[str, str]:

@@ -11,9 +11,10 @@ from soliton.images.cache import CacheEntry, of_user
 
 #: Kinds of the command line → kinds of the cache. Kinds of the peers that soliton never fills select nothing.
 KINDS: dict[str, frozenset[str]] = {
-    "all": frozenset({"blob", "image", "partial"}),
+    "all": frozenset({"blob", "image", "partial", "step"}),
     "blob": frozenset({"blob", "partial"}),
     "oci-tmp": frozenset({"image"}),
+    "steps": frozenset({"step"}),
     **{name: frozenset() for name in ("library", "shub", "oras", "ipfs", "net")},
 }
 

@@ -125,9 +125,30 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
         return final, image.manifest_digest
 
 
+def known_digest(uri: str, options: PullOptions) -> str | None:
+    """The digest of what a tag of a registry meant when the image was fetched, if all of that is in the cache."""
+    scheme, rest = split(uri)
+    if scheme != "docker" or not options.cache:
+        return None
+    from soliton.registry.reference import parse
+
+    name = str(parse(rest))
+    cache = of_user()
+    platform = oci.platform(options.architecture, options.variant)
+    digest = cache.known_tag(name, str(platform))
+    if digest is None or cache.get(digest) is None:
+        return None
+    there = os.path.exists(cache.image(_image_key(digest, name)))
+    return digest if there else None
+
+
 def image_key(image: OciImage) -> str:
     """What a finished image in the cache is named by: everything that its bytes depend on."""
-    parts = (image.manifest_digest, image.origin[0] if image.origin else image.name, str(convert.VERSION))
+    return _image_key(image.manifest_digest, image.origin[0] if image.origin else image.name)
+
+
+def _image_key(digest: str, name: str) -> str:
+    parts = (digest, name, str(convert.VERSION))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

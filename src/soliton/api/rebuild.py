@@ -91,6 +91,8 @@ def rebuild(image: str, target: str, options: api.BuildOptions | None = None) ->
         # The others have been put into the recipe.
         build_args={name: options.build_args[name] for name in arguments.secrets},
         warn_unused=True,
+        # What was kept of the first build would prove nothing.
+        anew=True,
         told=arguments,
         test=False,
         held_to=kept.inputs,

@@ -1,7 +1,7 @@
 """From a stage's layers to an image: one merge, streamed into a SIF, a plain squashfs or a sandbox.
 
 above       the definition's scripts, labels, the definition itself          a tar of our own
-upper       what the steps wrote                                             the overlay's upper directory
+steps       what the steps wrote                                             layers of the step cache, an overlay's upper directory
 scripts     `/.singularity.d` for a base that has none                       a tar of our own
 base        as it is; a squashfs gives its blocks verbatim
 skeleton    /proc, /tmp, links at the root, for a base that has none         a tar of our own
@@ -9,19 +9,18 @@ skeleton    /proc, /tmp, links at the root, for a base that has none         a t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from soliton import core, messages, progress
-from soliton.build import plans, stage, traces, tree
-from soliton.build.compression import COMPRESSORS, Packing
+from soliton import core, messages
+from soliton.build import layers, plans, stage, traces, tree
+from soliton.build.compression import Packing
 from soliton.build.definition import Stage
 from soliton.build.job import Job, Layer, StageState
+from soliton.build.squashing import Work, settle, squash
 from soliton.errors import TargetError
-from soliton.images import labels, metadata, metadata_layer, sif_write, squashfs, target
+from soliton.images import labels, metadata, metadata_layer, sif_write, target
 from soliton.images.target import NewFile
 from soliton.launch.plan import DirectoryRoot, ImageRoot
 
@@ -43,46 +42,34 @@ class Contents:
 def contents(job: Job, state: StageState) -> Contents:
     """The layers of a stage whose steps are done."""
     base = state.started
-    assert state.upper is not None
+    stack_now = layers.of_stage(job, state)
     # A base of nothing does not say; what the steps have brought may.
-    state.architecture = state.architecture or stage.of_programs(DirectoryRoot(state.upper))
-    after = tree.merged(state.base_tree, state.upper)
+    state.architecture = state.architecture or stage.of_programs(stack_now)
+    after = tree.after(stack_now, base)
     finished = finish(job, state, after)
-    below: list[Layer] = [_layer(base.root)]
+    below: list[Layer] = [layers.record(base.root)]
     if isinstance(base.root, DirectoryRoot):
-        below[0]["owners"] = _owners(job)
+        below[0]["owners"] = layers.owners(job)
     without = () if job.settings.keep_logs else traces.TRACES
     if not base.is_image:
         below[0].update(clamp=state.epoch, without=[*without, *traces.OF_HOST])
         below.insert(0, _tar(job, state, "skeleton", metadata.skeleton()))
         below.append(_tar(job, state, "scripts", metadata.base()))
-    layers = (
+    stack = (
         *below,
-        {
-            "kind": "directory",
-            "path": state.upper,
-            "whiteouts": "overlay",
-            "clamp": state.epoch,
-            "without": list(without),
-            "owners": _owners(job),
-        },
+        *layers.records(job, state, list(without)),
         _tar(job, state, "above", finished.above),
     )
-    dropped = []
+    dropped: list[str] = []
     if state.temporary is not None:
-        dropped = [name for name in stage.temporary_names(state) if name not in state.temporary]
+        dropped = sorted(stage.temporary_names(job, state) - state.temporary)
     return Contents(
-        layers=layers,
+        layers=stack,
         exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),
         objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
         architecture=state.architecture,
         epoch=state.epoch,
     )
-
-
-def _owners(job: Job) -> str:
-    """A root of one id cannot give a file to anybody: what it wanted is recorded beside the file."""
-    return "below" if job.single_id else "own"
 
 
 def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Finished:
@@ -96,7 +83,7 @@ def finish(job: Job, state: StageState, after: dict[str, bytes]) -> metadata.Fin
     )
     sections = _sections(job, state.stage)
     finished = metadata.finish(sections, after, facts, force=job.settings.force)
-    state.forced = job.settings.force and finished != metadata.finish(sections, after, facts)
+    state.force_matters = finished != metadata.finish(sections, after, facts, force=not job.settings.force)
     for note in finished.notes:
         messages.warning(note)
     return finished
@@ -106,7 +93,7 @@ def write_sif(
     job: Job, parts: Contents, packing: Packing, file: NewFile, *, sif: sif_write.Layout
 ) -> ImageRoot:
     """The root file system into `file` at the place the SIF has for it; the SIF is completed by `sif_write.finish`."""
-    size = _squash(job, parts, packing, file.fd, sif.partition_offset, file.path)
+    size = squash(job, _work(parts), packing, file.fd, sif.partition_offset, file.path)
     # Inside a user namespace our /proc/PID/fd is closed, but what a child inherits is its own.
     return ImageRoot(f"/proc/self/fd/{file.fd}", sif.partition_offset, size)
 
@@ -117,7 +104,7 @@ def freeze(job: Job, state: StageState) -> ImageRoot:
     parts = contents(job, state)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        size = _squash(job, parts, _packing(_FROZEN, parts.layers, own=False), fd, 0, path)
+        size = squash(job, _work(parts), settle(_FROZEN, parts.layers, own=False), fd, 0, path)
     finally:
         os.close(fd)
     return ImageRoot(path, 0, size, "caller" if job.single_id else "stored")
@@ -125,7 +112,11 @@ def freeze(job: Job, state: StageState) -> ImageRoot:
 
 def packing(job: Job, parts: Contents) -> Packing:
     """How the final image is packed: as the user says, else as its base is, whose blocks can then stay as they are."""
-    return _packing(job.settings.packing, parts.layers, own=True)
+    return settle(job.settings.packing, parts.layers, own=True)
+
+
+def _work(parts: Contents) -> Work:
+    return Work(parts.layers, parts.exclude, parts.epoch)
 
 
 def unpack(image: ImageRoot, directory: str) -> None:
@@ -163,55 +154,6 @@ def replace_directory(made: str, final: str, *, force: bool) -> None:
             os.unlink(old)
 
 
-def _squash(job: Job, parts: Contents, packing: Packing, fd: int, offset: int, shown: str) -> int:
-    request = {
-        "layers": list(parts.layers),
-        "output": {"fd": fd, "offset": offset},
-        "compressor": packing.compressor,
-        "level": packing.level,
-        "block_size": packing.block_size,
-        "epoch": parts.epoch,
-        "threads": packing.threads,
-        "ids": "root" if packing.all_root else "keep",
-        "identity": core.encode(job.identity) if job.unprivileged else None,
-        "exclude": list(parts.exclude),
-    }
-    messages.debug(f"squash {json.dumps(request)}")
-
-    with target.explaining(shown), progress.report("Writing the image") as work:
-        task = work.task("image")
-
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "warning":
-                messages.warning(event["message"])
-            elif event["event"] == "progress":
-                task.update(completed=event["written"])
-
-        done = core.converse("squash", request, on_event, pass_fds=(fd,))
-    return int(done["size"])
-
-
-def _packing(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
-    base = next((layer for layer in layers if layer["kind"] == "squashfs"), None)
-    compressor, block = wish.compressor, wish.block_size
-    if base is not None:
-        with open(base["path"], "rb") as file:
-            file.seek(base["offset"])
-            found = squashfs.check_superblock(file.read(squashfs.SUPERBLOCK_SIZE), base["size"], base["path"])
-        if found.compressor in COMPRESSORS and (compressor is None or not own):
-            compressor = found.compressor
-        block = block or found.block_size
-    return Packing(
-        compressor or "zstd", wish.level, block or 131072, wish.threads or _threads(), wish.all_root
-    )
-
-
-def _layer(root: ImageRoot | DirectoryRoot) -> Layer:
-    if isinstance(root, DirectoryRoot):
-        return {"kind": "directory", "path": root.path, "whiteouts": "none"}
-    return {"kind": "squashfs", "path": root.path, "offset": root.offset, "size": root.size}
-
-
 def _tar(job: Job, state: StageState, name: str, entries: Sequence[metadata_layer.Entry]) -> Layer:
     path = job.workspace.place(state.folder, f"{name}.tar")
     with open(path, "wb") as file:
@@ -243,10 +185,3 @@ def _script(job: Job, stage: Stage, name: str) -> metadata.Script | None:
     if section is None or not job.settings.choice.wants(name):
         return None
     return metadata.Script(section.body.rstrip("\n"), section.arguments)
-
-
-def _threads() -> int:
-    """As configured; 0 is as many as this process may use."""
-    from soliton.site import config as configuration
-
-    return configuration.current().config.mksquashfs_procs

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from soliton import messages
-from soliton.build import assemble, carry_out, layout, lockfile, plans, record, stage, tree
+from soliton.build import assemble, cached, carry_out, layout, lockfile, plans, record, stage, tree
 from soliton.build.bootstrap import Sources
 from soliton.build.definition import Definition
 from soliton.build.job import Job, Settings, StageState
+from soliton.build.step_cache import StepCache
 from soliton.build.steps import Step, plan_steps
 from soliton.build.workspace import Workspace, remove, workspace
 from soliton.images import sif_write
@@ -40,6 +41,7 @@ class Request:
     """target: absolute. sandbox: a directory instead of a file. replace: an existing target may go. fix_perms: its owner may read and write everything.
 
     tmpdir: (directory, who says so) for the workspace. keep: the workspace stays, to be looked into.
+    cache: of steps; explain: say why a step is not taken from it.
     """
 
     definition: Definition
@@ -52,10 +54,21 @@ class Request:
     replace: bool = False
     fix_perms: bool = False
     keep: bool = False
+    cache: StepCache | None = None
+    explain: bool = False
 
 
 def build(request: Request) -> None:
     """Builds; when this returns the target is there. Raises BuildError, LaunchError, TargetError and what agents raise."""
+    try:
+        _build(request)
+    finally:
+        if request.cache is not None:
+            request.cache.release()
+            request.cache.trim()
+
+
+def _build(request: Request) -> None:
     steps = plan_steps(request.definition, request.settings.choice)
     owner = request.identity if request.identity.uid_map else None
     with workspace(*request.tmpdir, owner, keep=request.keep) as place:
@@ -66,15 +79,22 @@ def build(request: Request) -> None:
             place,
             request.sources,
             update=request.target if request.settings.choice.update else None,
+            cache=None if request.settings.choice.update else request.cache,
         )
+        whole = "" if request.sandbox else cached.whole(job, steps, request.target)
+        if whole and request.cache is not None and request.cache.is_made(whole, request.target):
+            messages.info(f"{request.target} is up to date: nothing it is made from has changed")
+            return
+        ledger = cached.Ledger(cached.recipe_name(job, request.target), len(steps), request.explain)
+        if job.cache is not None:
+            ledger.before = job.cache.last(ledger.recipe)
         stages = [stage.start(job, index) for index in range(len(request.definition.stages))]
         image = next(step for step in steps if step.kind == "image")
         if job.single_id and any(step.kind in ("setup", "post") for step in steps):
             messages.info(FLATTENED if request.sandbox or job.update else RECORDED)
         before, after = steps[: steps.index(image)], steps[steps.index(image) + 1 :]
         for number, step in enumerate(before, 1):
-            _announce(number, len(steps), step)
-            _carry_out(job, stages, step)
+            _carry_out(job, stages, step, number, ledger)
         number = len(before) + 1
         if job.update is not None:
             _announce(number, len(steps), replace(image, title=f"writing into {request.target}"))
@@ -108,6 +128,14 @@ def build(request: Request) -> None:
                     after=record.objects(job, stages, lock, file.fd, written),
                 )
                 _write_lock(request, lock)
+            after = cached.whole(job, steps, request.target)
+            if job.cache is not None and after and whole in ("", after):
+                job.cache.made(after, request.target)
+                if not stages[-1].force_matters:
+                    other = cached.whole(job, steps, request.target, force=not request.settings.force)
+                    job.cache.made(other, request.target)
+        if job.cache is not None:
+            job.cache.remember(ledger.recipe, ledger.now)
 
 
 def _lock(job: Job, stages: list[StageState], root: ImageRoot) -> str:
@@ -130,7 +158,18 @@ def _announce(number: int, count: int, step: Step) -> None:
     messages.info(f"[{number}/{count}] {step.title}")
 
 
-def _carry_out(job: Job, stages: list[StageState], step: Step) -> None:
+def _carry_out(job: Job, stages: list[StageState], step: Step, number: int, ledger: cached.Ledger) -> None:
+    if step.kind == "copy" and step.files is not None and step.files.stage is None:
+        record.took_files(job, stages[step.stage], step.files)
+    if job.cache is not None and step.kind in ("copy", "setup", "post"):
+        cached.carry_out(job, stages, step, number, ledger, lambda: _do(job, stages, step))
+    else:
+        ledger.announce(number, step.title)
+        with ledger.timed(number):
+            _do(job, stages, step)
+
+
+def _do(job: Job, stages: list[StageState], step: Step) -> None:
     state = stages[step.stage]
     if job.update is not None and step.stage == len(stages) - 1 and state.base is None and step.kind != "pre":
         stage.start_update(job, state, job.update)
@@ -144,6 +183,8 @@ def _carry_out(job: Job, stages: list[StageState], step: Step) -> None:
         case "setup":
             stage.setup(job, state, step)
         case "post":
+            if state.temporary is None:
+                state.temporary = stage.temporary_names(job, state)
             stage.post(job, state, step)
         case "freeze":
             state.frozen = assemble.freeze(job, state)

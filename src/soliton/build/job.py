@@ -12,6 +12,7 @@ from soliton.build.definition import Definition, Stage
 from soliton.build.lockfile import Lock
 from soliton.build.plans import Scene
 from soliton.build.provenance import Arguments
+from soliton.build.step_cache import StepCache
 from soliton.build.steps import Choice
 from soliton.build.workspace import Workspace
 from soliton.launch.identity import is_single
@@ -48,7 +49,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """identity: the builder's, root inside. update: the sandbox that the last stage is, None for an ordinary build."""
+    """identity: the builder's, root inside. update: the sandbox that the last stage is, None for an ordinary build.
+
+    cache: of the results of steps; None: nothing is kept, and a stage writes to one directory from its first step to its last.
+    """
 
     definition: Definition
     settings: Settings
@@ -56,6 +60,7 @@ class Job:
     workspace: Workspace
     sources: Sources
     update: str | None = None
+    cache: StepCache | None = None
 
     @property
     def single_id(self) -> bool:
@@ -71,8 +76,9 @@ class StageState:
     """base: once bootstrapped. scene: where steps happen. base_tree: `/.singularity.d` of the base.
 
     epoch: once bootstrapped, the time that files of the stage bear. base_digest: of the base, empty if there is none.
-    forced: whether `--force` made a difference. taken: files of the host that were copied → their digests. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
-    architecture: OCI name, empty while nothing says it.
+    force_matters: whether `--force` makes a difference. taken: files of the host that were copied → their digests. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
+    architecture: OCI name, empty while nothing says it. layers: results of steps, lowest first; upper: over them, what is
+    written now. key: of what is there so far, in the step cache.
     """
 
     index: int
@@ -80,11 +86,13 @@ class StageState:
     folder: str
     scene: Scene
     upper: str | None = None
+    layers: list[ImageRoot] = field(default_factory=list)
+    key: str = ""
     base: Base | None = None
     base_tree: dict[str, bytes] = field(default_factory=dict)
     epoch: int = 0
     base_digest: Callable[[], str] = str
-    forced: bool = False
+    force_matters: bool = False
     taken: dict[str, str] = field(default_factory=dict)
     temporary: frozenset[str] | None = None
     frozen: ImageRoot | None = None

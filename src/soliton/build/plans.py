@@ -16,14 +16,13 @@ from soliton.launch.plan import (
     Bind,
     Copy,
     Dev,
-    DirectoryRoot,
     Environment,
     Identity,
-    ImageRoot,
     Mount,
     Plan,
     Proc,
     Process,
+    Root,
     Surface,
     SynthesizedFile,
     Sys,
@@ -53,7 +52,7 @@ class Scene:
     """
 
     identity: Identity
-    root: ImageRoot | DirectoryRoot
+    root: Root
     surface: Surface
     environment: Mapping[str, str]
     injected: Mapping[str, str] = field(default_factory=dict)

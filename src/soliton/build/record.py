@@ -72,7 +72,7 @@ def took_base(job: Job, state: StageState) -> None:
     if base.digest:
         digest = base.digest
         state.base_digest = lambda: digest
-    elif isinstance(root, ImageRoot):
+    elif isinstance(root, ImageRoot) and base.is_image:
         state.base_digest = FileDigest(root.path)
     elif base.is_image and (job.settings.lock or job.settings.held_to is not None):
         whole = _of_tree(root.path)
@@ -92,7 +92,8 @@ def took_files(job: Job, state: StageState, files: Files) -> None:
         for path in sources.find(transfer, job.settings.cwd, job.definition.name):
             # What cannot be read is told by the copy.
             with contextlib.suppress(OSError):
-                state.taken[path] = digests.of_path(os.path.join(job.settings.cwd, path))
+                whole = os.path.join(job.settings.cwd, path)
+                state.taken[path] = job.cache.digest(whole) if job.cache else digests.of_path(whole)
                 if held is not None and held.files.get(path) != state.taken[path]:
                     told += lockfile.file_differences(held, {path: state.taken[path]})
     if told:
@@ -128,7 +129,7 @@ def objects(
     lock = lock_text.encode("utf-8")
     lock_digest = f"sha256:{hashlib.sha256(lock).hexdigest()}" if lock else ""
     arguments = job.settings.arguments
-    if stages[-1].forced:
+    if job.settings.force and stages[-1].force_matters:
         arguments = replace(arguments, options={**arguments.options, "force": True})
     root_digest = _of_part(fd, root.offset, root.size)
     statement = provenance.statement(_inputs(job, stages), arguments, root_digest, lock_digest)

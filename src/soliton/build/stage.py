@@ -7,11 +7,25 @@ that is a sandbox being updated is the exception: it is written itself.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 
-from soliton import messages
-from soliton.build import carry_out, console, epoch, layout, plans, record, script, sources, tree
+from soliton import core, messages
+from soliton.build import (
+    carry_out,
+    console,
+    epoch,
+    ingredients,
+    layers,
+    layout,
+    plans,
+    record,
+    script,
+    sources,
+    step_cache,
+    tree,
+)
 from soliton.build.bootstrap import Base, Request, bootstrap
 from soliton.build.definition import Files, Section, Stage
 from soliton.build.job import Job, StageState
@@ -19,7 +33,7 @@ from soliton.build.steps import Step
 from soliton.errors import BuildError
 from soliton.images import architecture, metadata, root_architecture
 from soliton.images.metadata_layer import Entry
-from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, UpperSurface
+from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, Root, UpperSurface
 from soliton.record import replace
 
 #: What a step needs where all its work is done by the core.
@@ -74,8 +88,8 @@ def start_from(job: Job, state: StageState) -> None:
         say=messages.warning,
         pinned=record.pinned(job, state),
     )
-    base = bootstrap(request)
-    root = _with_ids(job, base.root)
+    base = kept_base(job, state, request)
+    root = layers.with_ids(job, base.root)
     state.base = base
     state.architecture = base.architecture or root_architecture.of_root(root) or ""
     state.base_tree, _ = tree.read(root)
@@ -86,12 +100,45 @@ def start_from(job: Job, state: StageState) -> None:
         state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
     state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
     record.took_base(job, state)
+    if job.cache is not None and not state.key:
+        known = ingredients.of_base(job, state.stage.header, state.base_digest())
+        state.key = step_cache.key_of(known) if known else secrets.token_hex(32)
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
     found = layout.look(root, wanted)
-    state.upper = job.workspace.folder(state.folder, "upper", mode=found["/"].mode if "/" in found else 0o755)
-    work = job.workspace.folder(state.folder, "work")
+    open_upper(job, state)
+    assert state.upper is not None
     layout.write(state.upper, layout.plan(wanted, found))
+
+
+def kept_base(job: Job, state: StageState, request: Request) -> Base:
+    """What the agent gives. What it makes of packages is kept as the result of a step is."""
+    known = None
+    if job.cache is not None and request.header.agent in ingredients.MAKING:
+        known = ingredients.of_base(job, request.header, "")
+    if job.cache is None or known is None:
+        return bootstrap(request)
+    state.key = step_cache.key_of(known)
+    path = job.cache.find(state.key)
+    if path is None:
+        base = bootstrap(request)
+        assert isinstance(base.root, DirectoryRoot)
+        time = epoch.of_base(base, {}) if job.settings.epoch is None else job.settings.epoch
+        path = layers.keep_directory(job, base.root.path, state.key, time)
+    return Base(layers.image(job, path), is_image=False)
+
+
+def open_upper(job: Job, state: StageState) -> None:
+    """Over what there is, a directory that the next step writes to; none if there is one already."""
+    if state.upper is not None or job.update is not None:
+        return
+    root = layers.of_stage(job, state)
+    found = core.read_files(root, ["/"], limit=0).get("/")
+    name = secrets.token_hex(4)
+    state.upper = job.workspace.folder(
+        state.folder, f"upper-{name}", mode=found.mode & 0o7777 if found is not None else 0o755
+    )
+    work = job.workspace.folder(state.folder, f"work-{name}")
     state.scene = _scene(state, root, UpperSurface(state.upper, work))
 
 
@@ -112,12 +159,14 @@ def start_update(job: Job, state: StageState, sandbox: str) -> None:
 def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) -> None:
     """`%files`, `%files from STAGE`, `%appfiles APP`."""
     assert step.files is not None
-    if step.files.stage is None:
-        record.took_files(job, state, step.files)
     source = next((s for s in stages if step.files.stage and s.stage.name == step.files.stage), None)
     copies = tuple(
         plan_copies(
-            step.files, source.frozen if source else None, job.settings.cwd, job.definition.name, state.epoch
+            step.files,
+            layers.of_stage(job, source) if source else None,
+            job.settings.cwd,
+            job.definition.name,
+            state.epoch,
         )
     )
     for item in copies:
@@ -126,7 +175,7 @@ def copy(job: Job, state: StageState, step: Step, stages: Sequence[StageState]) 
 
 
 def plan_copies(
-    files: Files, from_root: ImageRoot | None, cwd: str, name: str, time: int | None = None
+    files: Files, from_root: Root | None, cwd: str, name: str, time: int | None = None
 ) -> list[Copy]:
     """The copies of a section. Sources on the host are looked for in `cwd`; in another stage they are relative to its
     root. name: the definition, for messages. time: of the copies of the host's files, which bear the time of a checkout.
@@ -166,24 +215,15 @@ def post(job: Job, state: StageState, step: Step) -> None:
     assert step.section is not None
     base = state.stage.header.get("from") or state.stage.header.agent
     architecture.require_runnable(state.architecture or None, base)
-    state.temporary = frozenset(temporary_names(state))
     plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), step.section.body)
     ended = carry_out.execute(plan, job.settings.environment)
     carry_out.check(ended, step.section, job.definition.name)
 
 
-def temporary_names(state: StageState) -> list[str]:
+def temporary_names(job: Job, state: StageState) -> frozenset[str]:
     """What lies in the stage's temporary directories: what %post leaves there does not enter the image."""
-    if state.upper is None:
-        return []
-    found: list[str] = []
-    for folder in ("/tmp", "/var/tmp"):
-        try:
-            with os.scandir(state.upper + folder) as entries:
-                found += [f"{folder}/{entry.name}" for entry in entries]
-        except OSError:
-            continue
-    return sorted(found)
+    found = core.read_files(layers.of_stage(job, state), ["/tmp/*", "/var/tmp/*"], limit=0)
+    return frozenset(found)
 
 
 def put(job: Job, state: StageState, entries: Sequence[Entry]) -> None:
@@ -219,20 +259,11 @@ def _agent_step(job: Job, state: StageState, plan: Plan) -> None:
         )
 
 
-def _scene(
-    state: StageState, root: DirectoryRoot | ImageRoot, surface: UpperSurface | DirectSurface
-) -> plans.Scene:
+def _scene(state: StageState, root: Root, surface: UpperSurface | DirectSurface) -> plans.Scene:
     return replace(state.scene, root=root, surface=surface, epoch=state.epoch)
 
 
-def _with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | ImageRoot:
-    """A root of a single id can only be shown files that are its own."""
-    if isinstance(root, DirectoryRoot):
-        return root
-    return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
-
-
-def of_programs(root: DirectoryRoot | ImageRoot) -> str:
+def of_programs(root: Root) -> str:
     """For which architecture a root is made, this machine's where nothing in it says."""
     return root_architecture.of_root(root) or architecture.host_architecture()
 

@@ -8,6 +8,7 @@ Pure: from a definition and what the user chose to a tuple of `Step`. Carrying t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,9 @@ from soliton.build.definition import Definition, Files, Section, Stage
 from soliton.build.lines import closest
 from soliton.errors import UsageError
 from soliton.images import scripts
+
+#: The line that begins a step of `%post`.
+_MARK = re.compile(r"[ \t]*#[ \t]*soliton:[ \t]*step\b[ \t:]*(.*)")
 
 Kind = Literal["pre", "bootstrap", "copy", "setup", "post", "freeze", "image", "test"]
 
@@ -65,7 +69,6 @@ def read_sections(words: Iterable[str]) -> frozenset[str] | None:
 
 def plan_steps(definition: Definition, choice: Choice) -> tuple[Step, ...]:
     """Every step of the build, in order."""
-    taken_from = {files.stage for stage in definition.stages for files in stage.files if files.stage}
     last = len(definition.stages) - 1
     steps: list[Step] = []
     for index, stage in enumerate(definition.stages):
@@ -73,10 +76,13 @@ def plan_steps(definition: Definition, choice: Choice) -> tuple[Step, ...]:
         steps += _before_post(index, stage, choice, update=choice.update and index == last)
         post = post_section(stage)
         if post is not None:
-            steps.append(Step("post", index, "%post", post))
+            parts = split_post(post)
+            for number, (title, part) in enumerate(parts, 1):
+                counted = f"%post {number}/{len(parts)}" if len(parts) > 1 else "%post"
+                steps.append(Step("post", index, f"{counted}: {title}" if title else counted, part))
         if index == last:
             steps.append(Step("image", index, "image"))
-        elif stage.name in taken_from or tested:
+        elif tested:
             steps.append(
                 Step("freeze", index, f"keeping stage `{stage.name}`" if stage.name else "keeping stage")
             )
@@ -122,6 +128,30 @@ def post_section(stage: Stage) -> Section | None:
         first = next(s for s in stage.sections if s.name == "appinstall")
         post = Section("post", "", "", first.line)
     return Section("post", post.arguments, post.body + "".join(installs), post.line)
+
+
+def split_post(post: Section) -> list[tuple[str, Section]]:
+    """`%post` as the steps that its author wants to be kept one by one: (title, section) of each.
+
+    A step begins at a line `# soliton: step TITLE`, which is a comment to everybody else. What stands before the first one
+    (variables, functions) is put before each, since every step has a shell of its own.
+    """
+    lines = post.body.splitlines(keepends=True)
+    marks = [(at, match) for at, line in enumerate(lines) if (match := _MARK.match(line))]
+    if not marks:
+        return [("", post)]
+    common = lines[: marks[0][0]]
+    ends = [at for at, _ in marks[1:]] + [len(lines)]
+    parts = []
+    for (at, match), end in zip(marks, ends, strict=True):
+        own = lines[at + 1 : end]
+        if any(line.strip() for line in own):
+            # As many empty lines as keep the numbers of lines right in what the shell says.
+            gap = ["\n"] * (at + 1 - len(common))
+            parts.append(
+                (match[1].strip(), Section("post", post.arguments, "".join([*common, *gap, *own]), post.line))
+            )
+    return parts or [("", post)]
 
 
 def _filled(section: Section | None) -> bool:

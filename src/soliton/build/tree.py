@@ -6,20 +6,18 @@ them only: what a step has put there must not lead to a file of the host.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 from soliton import core
+from soliton.build.bootstrap import Base
 from soliton.images.inspection import APPS, wanted_paths
-from soliton.images.metadata import POST_LABELS
-from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.images.metadata import DEFINITION, POST_LABELS, with_entries
+from soliton.images.metadata import base as base_scripts
+from soliton.launch.plan import Root
 
 #: Bytes read of a file; scripts and labels are far smaller.
 LIMIT = 4 << 20
-_OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
-def read(root: ImageRoot | DirectoryRoot) -> tuple[dict[str, bytes], set[str]]:
+def read(root: Root) -> tuple[dict[str, bytes], set[str]]:
     """Contents of the files concerned, and the paths at which there is something else that hides a file below:
     a whiteout, a device, a link.
     """
@@ -31,30 +29,10 @@ def read(root: ImageRoot | DirectoryRoot) -> tuple[dict[str, bytes], set[str]]:
     return files, hidden
 
 
-def merged(base: Mapping[str, bytes], upper: str) -> dict[str, bytes]:
-    """The tree when `upper` lies over the base."""
-    files, hidden = read(DirectoryRoot(upper))
-    opaque = tuple(
-        folder + "/" for folder in _folders({*base, *files}) if _is_opaque(upper + folder) or folder in hidden
-    )
-    below = {path: data for path, data in base.items() if path not in hidden and not path.startswith(opaque)}
-    return {**below, **files}
-
-
-def _folders(paths: set[str]) -> set[str]:
-    return {
-        "/".join(parts[:count])
-        for parts in (path.split("/") for path in paths)
-        for count in range(2, len(parts))
-    }
-
-
-def _is_opaque(path: str) -> bool:
-    """overlayfs(7): a directory that hides those of its name below."""
-    for name in _OPAQUE:
-        try:
-            if os.getxattr(path, name, follow_symlinks=False) == b"y":
-                return True
-        except OSError:
-            continue
-    return False
+def after(root: Root, base: Base) -> dict[str, bytes]:
+    """The tree of a stage as it is now. base: what it has started from."""
+    files, _ = read(root)
+    if base.oci_config is not None:
+        # Written by the conversion for an image of its own; this build's definition takes its place.
+        files.pop(DEFINITION, None)
+    return files if base.is_image else {**with_entries({}, base_scripts()), **files}

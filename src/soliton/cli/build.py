@@ -45,6 +45,9 @@ def build(invocation: Invocation) -> int:
         as_json=invocation.flag("json"),
         replace=may_replace(target, invocation),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
+        anew=invocation.flag("no-cache"),
+        refresh=invocation.flag("pull"),
+        explain=invocation.flag("explain-cache"),
         fetching=options_of(invocation),
     )
     api.build(target, source, options)

@@ -32,15 +32,18 @@ def list_(invocation: Invocation) -> int:
         print(f"{'NAME':<24} {'DATE CREATED':<20} {'SIZE':<12} TYPE")  # noqa: T201 - results go to stdout
         for entry in found:
             date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.changed))
-            kind = {"image": "oci-tmp"}.get(entry.kind, entry.kind)
+            kind = {"image": "oci-tmp", "step": "steps"}.get(entry.kind, entry.kind)
             print(f"{entry.name[:22]:<24} {date:<20} {size(entry.size):<12} {kind}")  # noqa: T201
         print()  # noqa: T201
     images = [entry for entry in found if entry.kind == "image"]
-    blobs = [entry for entry in found if entry.kind != "image"]
+    blobs = [entry for entry in found if entry.kind in ("blob", "partial")]
+    steps = [entry for entry in found if entry.kind == "step"]
     print(  # noqa: T201
         f"There are {len(images)} container file(s) using {_sum(images)} "
         f"and {len(blobs)} oci blob file(s) using {_sum(blobs)} of space"
     )
+    if steps:
+        print(f"and {len(steps)} result(s) of build steps using {_sum(steps)}")  # noqa: T201
     print(f"Total space used: {_sum(found)}")  # noqa: T201
     return 0
 

@@ -23,7 +23,7 @@ from soliton.site import paths
 #: A writer on another host that has not written for so long is taken for dead.
 STALE = 120.0
 
-Kind = Literal["blob", "image", "partial"]
+Kind = Literal["blob", "image", "partial", "step"]
 
 
 class CacheEntry(NamedTuple):
@@ -51,6 +51,11 @@ class Cache:
     @property
     def tags(self) -> str:
         return os.path.join(self.root, "tags")
+
+    @property
+    def steps(self) -> str:
+        """Results of build steps, see `build.step_cache`."""
+        return os.path.join(self.root, "steps")
 
     def blob(self, digest: str) -> str:
         """Where the blob with this digest is, or would be."""
@@ -106,7 +111,11 @@ class Cache:
 
     def entries(self) -> Iterator[CacheEntry]:
         """Everything that takes space, by name."""
-        kinds: tuple[tuple[str, Kind], ...] = ((self.blobs, "blob"), (self.images, "image"))
+        kinds: tuple[tuple[str, Kind], ...] = (
+            (self.blobs, "blob"),
+            (self.images, "image"),
+            (os.path.join(self.steps, "layers"), "step"),
+        )
         for folder, kind in kinds:
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(folder)):

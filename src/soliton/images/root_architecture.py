@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from soliton import core
 from soliton.images import architecture
-from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.launch.plan import Root
 
 #: Where a shell is, or what stands for one.
 _FIRST = ("/bin/sh", "/bin/bash", "/bin/busybox", "/usr/bin/env", "/usr/bin/python3")
@@ -17,7 +17,7 @@ _ANYWHERE = ("/bin/*", "/usr/bin/*", "/usr/local/bin/*", "/sbin/*", "/usr/sbin/*
 _HEAD = 64
 
 
-def of_root(root: ImageRoot | DirectoryRoot) -> str | None:
+def of_root(root: Root) -> str | None:
     """OCI name, None where there is no program that tells. Raises CoreError if the root cannot be read."""
     for paths in (_FIRST, _ANYWHERE):
         files = core.read_files(root, paths, limit=_HEAD)

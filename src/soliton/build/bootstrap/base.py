@@ -44,9 +44,11 @@ class Sources:
 
     fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF; the second argument is a path in
     the workspace that it may be made at; the third the digest of the manifest to take, whatever the name means, or empty.
+    known: the digest of what a reference would give without asking anybody; None if somebody has to be asked.
     """
 
     fetch: Callable[[str, str, str], Fetched]
+    known: Callable[[str, str], str | None] = lambda reference, pinned: None
 
 
 @dataclass(frozen=True)

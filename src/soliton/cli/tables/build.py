@@ -105,6 +105,15 @@ OPTIONS = (
     ),
     Option("build-arg-file", None, TEXT, "FILE", group=STEPS, help="a file with a NAME=VALUE on each line"),
     Option("warn-unused-build-args", group=STEPS, help="only warn of arguments that nothing uses"),
+    Option("no-cache", group=STEPS, help="run every step, whatever is kept of earlier builds"),
+    Option(
+        "explain-cache",
+        group=STEPS,
+        help="say of every step that runs why its result is not taken from the cache",
+    ),
+    Option(
+        "pull", group=STEPS, help="ask registries whether base images have changed since they were fetched"
+    ),
     Option("no-cleanup", keys=("NO_CLEANUP",), group=STEPS, help="keep what a failed build has made"),
     Option("json", keys=("JSON",), group=STEPS, help="the definition is JSON, as programs write it"),
     Option(

@@ -1,0 +1,125 @@
+"""Steps through the step cache: found, or carried out and kept; what is told of them; whether there is anything to do at all.
+
+The order of a build and what a step does are known elsewhere (`builder`, `stage`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from soliton import messages, progress
+from soliton.build import digests, ingredients, layers, stage, step_cache
+from soliton.build.job import Job, StageState
+from soliton.build.step_cache import PARENT, Ingredients
+from soliton.build.steps import Step
+
+
+@dataclass
+class Ledger:
+    """What this build tells of its steps. recipe: names it, so that the next build can be compared. explain: say why
+    a step runs. count: of all steps.
+    """
+
+    recipe: str
+    count: int
+    explain: bool = False
+    before: list[Ingredients] = field(default_factory=list)
+    now: list[Ingredients] = field(default_factory=list)
+
+    def announce(self, number: int, title: str, *, found: bool = False) -> None:
+        messages.info(f"[{number}/{self.count}] {title}{' (cached)' if found else ''}")
+
+    @contextmanager
+    def timed(self, number: int) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        took = time.monotonic() - start
+        if took >= 1:
+            messages.info(f"[{number}/{self.count}] done in {progress.duration(took)}")
+
+    def note(self, known: Ingredients | None, title: str, why: str = "") -> None:
+        """Says why a step runs, where that is asked for."""
+        at = len(self.now)
+        self.now.append(known or (("what cannot be told beforehand", secrets.token_hex(8)),))
+        if self.explain:
+            if known is None:
+                reason = why or "what it depends on cannot be told beforehand"
+            else:
+                reason = why or step_cache.why(self.before, at, known)
+            messages.info(f"{title} runs: {reason}")
+
+
+def carry_out(
+    job: Job,
+    stages: Sequence[StageState],
+    step: Step,
+    number: int,
+    ledger: Ledger,
+    work: Callable[[], None],
+) -> None:
+    """One step that writes to its stage: taken from the cache, or done by `work` and kept there."""
+    cache, state = job.cache, stages[step.stage]
+    assert cache is not None
+    if step.kind == "post" and state.temporary is None:
+        state.temporary = stage.temporary_names(job, state)
+    names = {other.stage.name: other.key for other in stages[: step.stage] if other.stage.name}
+    known = ingredients.of_step(job, step, state.key, names)
+    key = step_cache.key_of(known) if known else ""
+    path = cache.find(key) if key else None
+    if path is not None and known is not None:
+        ledger.announce(number, step.title, found=True)
+        ledger.now.append(known)
+        layers.take(job, state, path)
+        state.key = key
+        return
+    ledger.announce(number, step.title)
+    ledger.note(
+        known, step.title, "nothing is to be taken from the cache" if cache.anew else _on_host(job, step)
+    )
+    stage.open_upper(job, state)
+    with ledger.timed(number):
+        work()
+    if key:
+        layers.keep(job, state, key)
+        state.key = key
+    else:
+        written = layers.keep_aside(job, state)
+        state.key = step_cache.key_of(((PARENT, state.key), ("what it wrote", digests.of_file(written))))
+
+
+def _on_host(job: Job, step: Step) -> str:
+    if step.kind == "setup":
+        return "it sees the host"
+    return "it sees directories of the host by `--bind`" if step.kind == "post" and job.settings.binds else ""
+
+
+def whole(job: Job, steps: Sequence[Step], target: str, *, force: bool | None = None) -> str:
+    """The key of the image that this build would make; empty if that can only be told by making it."""
+    cache, settings = job.cache, job.settings
+    if cache is None or job.update is not None or settings.lock or settings.held_to is not None:
+        return ""
+    keys: list[str] = []
+    names: dict[str, str] = {}
+    for index, part in enumerate(job.definition.stages):
+        known = ingredients.of_base(job, part.header, "")
+        for step in (step for step in steps if step.stage == index):
+            if step.kind in ("pre", "setup"):
+                return ""
+            if step.kind in ("copy", "post") and known is not None:
+                known = ingredients.of_step(job, step, step_cache.key_of(known), names)
+        if known is None:
+            return ""
+        keys.append(step_cache.key_of(known))
+        names[part.name] = keys[-1]
+    forced = settings.force if force is None else force
+    return step_cache.key_of(ingredients.of_whole(job, keys, target, force=forced))
+
+
+def recipe_name(job: Job, target: str) -> str:
+    """By what a recipe is known from build to build."""
+    return f"{os.path.join(job.settings.cwd, job.definition.name)}\n{target}"

@@ -1,0 +1,143 @@
+"""A stage as a stack: its base, the results of its steps, and the directory that is written now.
+
+With a step cache every step writes to a directory of its own, which becomes a layer of the cache (`keep`) and lies under the
+next step. So a step sees the same whether those before it have just run or were found.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from soliton import core, messages
+from soliton.build import compression, plans, squashing
+from soliton.build.job import Job, Layer, StageState
+from soliton.images import squashfs
+from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
+
+#: Layers that the kernel stacks in one go. More are made one image first.
+MOST = 60
+
+
+def with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | ImageRoot:
+    """A root of a single id can only be shown files that are its own."""
+    if isinstance(root, DirectoryRoot):
+        return root
+    return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
+
+
+def of_stage(job: Job, state: StageState) -> ImageRoot | DirectoryRoot | StackRoot:
+    """The stage as it is now."""
+    if job.update is not None and state.index == len(job.definition.stages) - 1:
+        return DirectoryRoot(job.update)
+    base = with_ids(job, state.started.root)
+    upper = () if state.upper is None else (DirectoryRoot(state.upper),)
+    stack = (base, *state.layers, *upper)
+    return base if len(stack) == 1 else StackRoot(stack)
+
+
+def image(job: Job, path: str) -> ImageRoot:
+    """A layer of the cache."""
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        squashfs.check_superblock(file.read(squashfs.SUPERBLOCK_SIZE), size, path)
+    return ImageRoot(path, 0, size, "caller" if job.single_id else "stored")
+
+
+def take(job: Job, state: StageState, path: str) -> None:
+    """A layer found in the cache goes over what there is; what has been prepared for the step is part of it."""
+    state.layers.append(image(job, path))
+    state.upper = None
+
+
+def keep(job: Job, state: StageState, key: str) -> str:
+    """What a step has written becomes a layer of the cache, and of the stage; the file it is in."""
+    assert job.cache is not None and state.upper is not None
+    path = _freeze(job, [_written(state)], key, state.epoch, packing(job, state))
+    take(job, state, path)
+    return path
+
+
+def keep_aside(job: Job, state: StageState) -> str:
+    """What a step has written becomes a layer of this build only; the file it is in."""
+    assert state.upper is not None
+    path = job.workspace.place(state.folder, f"written-{len(state.layers)}.squashfs")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _squash(job, [_written(state)], state.epoch, packing(job, state), fd)
+    finally:
+        os.close(fd)
+    take(job, state, path)
+    return path
+
+
+def _written(state: StageState) -> Layer:
+    return {
+        "kind": "directory",
+        "path": state.upper,
+        "whiteouts": "keep",
+        # Compiled Python and the like are put right here; what the image leaves out is left out at the end.
+        "clamp": state.epoch,
+    }
+
+
+def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
+    """A base made of packages, as a layer of the cache."""
+    whole: Layer = {
+        "kind": "directory",
+        "path": directory,
+        "whiteouts": "none",
+        "clamp": time,
+        "owners": owners(job),
+    }
+    return _freeze(job, [whole], key, time, _settled(job.settings.packing, None))
+
+
+def records(job: Job, state: StageState, without: list[str]) -> list[Layer]:
+    """The stage's layers above its base, for `squash`. without: see `traces`."""
+    common: dict[str, Any] = {
+        "whiteouts": "overlay",
+        "without": without,
+        "owners": owners(job),
+    }
+    found: list[Layer] = [{**record(layer), **common} for layer in state.layers]
+    if state.upper is not None:
+        found.append({"kind": "directory", "path": state.upper, "clamp": state.epoch, **common})
+    return found
+
+
+def owners(job: Job) -> str:
+    """A root of one id cannot give a file to anybody: what it wanted is recorded beside the file."""
+    return "below" if job.single_id else "own"
+
+
+def record(root: ImageRoot | DirectoryRoot) -> Layer:
+    """A base, for `squash`."""
+    if isinstance(root, DirectoryRoot):
+        return {"kind": "directory", "path": root.path, "whiteouts": "none"}
+    return {"kind": "squashfs", "path": root.path, "offset": root.offset, "size": root.size}
+
+
+def packing(job: Job, state: StageState) -> compression.Packing:
+    """As the image will be packed, so that its blocks can be taken as they are."""
+    return _settled(job.settings.packing, record(state.started.root))
+
+
+def _settled(wish: compression.Packing, base: Layer | None) -> compression.Packing:
+    return squashing.settle(wish, [] if base is None else [base], own=True)
+
+
+def _freeze(job: Job, parts: list[Layer], key: str, time: int, how: compression.Packing) -> str:
+    assert job.cache is not None
+    with job.cache.new(key) as fd:
+        _squash(job, parts, time, how, fd)
+    path = job.cache.hold(key)
+    if path is None:
+        raise core.CoreError("io", "a result has gone from the cache while it was made", {})
+    messages.debug(f"kept as {path}")
+    return path
+
+
+def _squash(job: Job, parts: list[Layer], time: int, how: compression.Packing, fd: int) -> None:
+    work = squashing.Work(tuple(parts), (plans.STEP_FOLDER,), time)
+    squashing.squash(job, work, how, fd, 0, "a result of a step", "Keeping the result")

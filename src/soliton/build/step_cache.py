@@ -1,0 +1,254 @@
+"""Results of build steps, kept under what they were made from, and why one of them is or is not there.
+
+    <cache>/steps/layers/KEY        what a step wrote, as a squashfs with the marks of an overlay in it
+    <cache>/steps/images/KEY        which files a whole build has made (a finished image is not kept a second time)
+    <cache>/steps/recipes/NAME      what the steps of a recipe were made from when it was last built
+    <cache>/steps/digests/NAME      digest of a file, as long as it is the same file
+
+A key is the digest of its ingredients, one of which is the key of the step before. Everything is written beside its
+name and renamed, so that any number of builds may share a cache; a layer in use is held by a shared lock, where the
+file system has locks, and by its age where it has not. Nothing here knows what a step is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from soliton import messages
+from soliton.build import digests
+from soliton.errors import UsageError
+from soliton.images.target import explaining
+
+#: Changes when the same ingredients would give another result.
+VERSION = 1
+#: How much is kept where SOLITON_STEP_CACHE_SIZE does not say otherwise, in bytes.
+DEFAULT_SIZE = 20 << 30
+#: A layer is not removed for want of room so soon after its last use, where locks cannot tell, in seconds.
+RECENT = 86400.0
+#: A digest is remembered only of a file that has rested so long, in nanoseconds: clocks of file systems are coarse.
+RESTED = 2_000_000_000
+#: Files larger than this are worth remembering.
+WORTH_REMEMBERING = 1 << 20
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+#: (what it is, its value), in the order in which people should hear of a difference.
+Ingredients = tuple[tuple[str, str], ...]
+
+
+def key_of(ingredients: Ingredients) -> str:
+    """The key of a step's result."""
+    text = json.dumps([VERSION, *ingredients], ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def size_limit(environment: Mapping[str, str]) -> int:
+    """Bytes that layers may take: SOLITON_STEP_CACHE_SIZE, as `500M` or `20G`."""
+    text = environment.get("SOLITON_STEP_CACHE_SIZE", "").strip().lower().removesuffix("b").removesuffix("i")
+    if not text:
+        return DEFAULT_SIZE
+    unit = _UNITS.get(text[-1], 1)
+    digits = text[:-1] if unit != 1 else text
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 15:
+        raise UsageError(
+            f"SOLITON_STEP_CACHE_SIZE is `{text[:40]}`, which is no size",
+            remedy="give a number with K, M, G or T",
+        )
+    return int(digits) * unit
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """root: the directory `steps` of the user's cache. limit: bytes of all layers. anew: nothing is taken from it."""
+
+    root: str
+    limit: int = DEFAULT_SIZE
+    anew: bool = False
+    _held: list[int] = field(default_factory=list, compare=False)
+
+    @property
+    def layers(self) -> str:
+        return os.path.join(self.root, "layers")
+
+    def prepare(self) -> None:
+        """Makes the directories. Raises OSError."""
+        for name in ("layers", "images", "recipes", "digests"):
+            os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
+
+    def find(self, key: str) -> str | None:
+        """The file with a step's result, held until `release`; None if there is none, or everything is to be made anew."""
+        return None if self.anew else self.hold(key)
+
+    def hold(self, key: str) -> str | None:
+        """The same, whether or not everything is to be made anew."""
+        path = os.path.join(self.layers, key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._held.append(fd)
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path if os.path.exists(path) else None
+
+    @contextlib.contextmanager
+    def new(self, key: str) -> Iterator[int]:
+        """A file to write a step's result to; it gets its name if the block ends without an exception, and is held."""
+        partial = os.path.join(self.layers, f".{key[:16]}.partial-{secrets.token_hex(6)}")
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with explaining(partial):
+                yield fd
+            os.rename(partial, os.path.join(self.layers, key))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+            os.close(fd)
+
+    def release(self) -> None:
+        """At the end of a build: its layers may go."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def trim(self) -> None:
+        """Removes what was used longest ago until everything together is not larger than the limit."""
+        found = []
+        with contextlib.suppress(OSError), os.scandir(self.layers) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append((status.st_mtime, status.st_size, entry.path))
+        total = sum(size for _, size, _ in found)
+        for used, size, path in sorted(found):
+            if total <= self.limit:
+                return
+            if _is_free(path, used):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                    total -= size
+                    messages.debug(f"{path} has gone to make room")
+
+    def digest(self, path: str) -> str:
+        """`digests.of_path`, remembered for large files as long as they are the same. Raises OSError."""
+        status = os.stat(path)
+        if not os.path.isfile(path) or status.st_size < WORTH_REMEMBERING:
+            return digests.of_path(path)
+        here = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        name = hashlib.sha256(":".join(map(str, here)).encode()).hexdigest()
+        place = os.path.join(self.root, "digests", name)
+        with contextlib.suppress(OSError), open(place, encoding="ascii") as file:
+            known = file.read(100).strip()
+            if known.startswith("sha256:") and len(known) == 71:
+                return known
+        found = digests.of_file(path)
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > RESTED:
+            self._write(place, found)
+        return found
+
+    def made(self, key: str, path: str) -> None:
+        """Notes that the file `path`, as it is, is what the build of this key makes."""
+        self._write(os.path.join(self.root, "images", key), json.dumps(_identity(path)))
+
+    def is_made(self, key: str, path: str) -> bool:
+        """Whether `path` is still what the build of this key has made."""
+        if self.anew:
+            return False
+        try:
+            with open(os.path.join(self.root, "images", key), encoding="ascii") as file:
+                return bool(json.load(file) == _identity(path))
+        except (OSError, ValueError):
+            return False
+
+    def last(self, recipe: str) -> list[Ingredients]:
+        """What the steps of a recipe were made from when it was last built."""
+        try:
+            with open(self._of_recipe(recipe), encoding="ascii") as file:
+                return [tuple((str(name), str(value)) for name, value in step) for step in json.load(file)]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def remember(self, recipe: str, steps: Sequence[Ingredients]) -> None:
+        """Notes it; values as digests only, since a recipe may hold a secret."""
+        self._write(self._of_recipe(recipe), json.dumps([list(veiled(step)) for step in steps]))
+
+    def _of_recipe(self, recipe: str) -> str:
+        name = hashlib.sha256(recipe.encode("utf-8", "surrogateescape")).hexdigest()
+        return os.path.join(self.root, "recipes", name)
+
+    def _write(self, path: str, text: str) -> None:
+        """A note that may fail: the cache is a help, not a condition."""
+        partial = f"{path}.partial-{secrets.token_hex(6)}"
+        with contextlib.suppress(OSError):
+            try:
+                with open(partial, "x", encoding="ascii") as file:
+                    file.write(text)
+                os.rename(partial, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(partial)
+
+
+def veiled(step: Ingredients) -> Ingredients:
+    """The same with digests in place of the values."""
+    return tuple(
+        (name, hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+        for name, value in step
+    )
+
+
+def why(before: Sequence[Ingredients], number: int, now: Ingredients) -> str:
+    """Why there is no result of a step: what differs from the last time. number: of the step, from 0 on.
+
+    before: veiled.
+    """
+    now = veiled(now)
+    if not before:
+        return "this recipe has not been built before"
+    if now in before:
+        return "its result is no longer in the cache"
+    if number >= len(before):
+        return "there was no such step the last time"
+    then = dict(before[number])
+    # The step before it is named last: it explains itself.
+    for name, value in now:
+        if name != PARENT and then.get(name) != value:
+            return f"{name} differs" if name in then else f"{name} is new"
+    gone = [name for name in then if name not in dict(now)]
+    if gone:
+        return f"{gone[0]} is no longer there"
+    return "a step before it has run"
+
+
+#: The name of the ingredient that is the key of the step before.
+PARENT = "the step before"
+
+
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _is_free(path: str, used: float) -> bool:
+    """Whether no build holds a layer."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - used > RECENT
+    finally:
+        os.close(fd)
+    return True

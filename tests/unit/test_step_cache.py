@@ -1,0 +1,103 @@
+"""Keys, reasons and the shelf of the step cache."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from soliton.build.definition import Section
+from soliton.build.step_cache import PARENT, StepCache, key_of, size_limit, veiled, why
+from soliton.build.steps import split_post
+from soliton.errors import UsageError
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> StepCache:
+    cache = StepCache(str(tmp_path / "steps"), limit=10)
+    cache.prepare()
+    return cache
+
+
+def put(cache: StepCache, key: str, data: bytes, used: float) -> Path:
+    with cache.new(key) as fd:
+        os.write(fd, data)
+    path = Path(cache.layers, key)
+    os.utime(path, (used, used))
+    return path
+
+
+def test_a_key_depends_on_every_ingredient_and_its_name() -> None:
+    one = key_of(((PARENT, "x"), ("text", "y")))
+    assert one == key_of(((PARENT, "x"), ("text", "y")))
+    assert len({one, key_of(((PARENT, "x"), ("texty", ""))), key_of((("text", "y"), (PARENT, "x")))}) == 3
+
+
+def test_a_result_appears_whole_or_not_at_all(cache: StepCache) -> None:
+    with pytest.raises(KeyboardInterrupt), cache.new("k" * 64) as fd:
+        os.write(fd, b"half")
+        raise KeyboardInterrupt
+    assert cache.find("k" * 64) is None and not os.listdir(cache.layers)
+
+
+def test_what_was_used_longest_ago_goes_first_and_what_is_in_use_stays(cache: StepCache) -> None:
+    old, middle, new = (
+        put(cache, name, b"12345", time.time() - age)
+        for name, age in zip("abc", (300, 200, 100), strict=True)
+    )
+    with open(old, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        cache.trim()
+        assert old.exists() and not middle.exists() and new.exists()
+    put(cache, "d", b"12345", time.time())
+    cache.trim()
+    assert not old.exists() and new.exists()
+
+
+def test_a_digest_is_remembered_of_the_same_file_only(cache: StepCache, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * (2 << 20))
+    past = time.time() - 100
+    os.utime(path, (past, past))
+    first = cache.digest(str(path))
+    path.write_bytes(b"b" * (2 << 20))
+    os.utime(path, (past, past))
+    assert cache.digest(str(path)) != first
+
+
+def test_reasons_name_what_differs() -> None:
+    then = [veiled(((PARENT, "p"), ("the text", "a"), ("`f`", "1")))]
+    assert why([], 0, ()) == "this recipe has not been built before"
+    assert why(then, 0, ((PARENT, "p"), ("the text", "b"), ("`f`", "1"))) == "the text differs"
+    assert why(then, 0, ((PARENT, "p"), ("the text", "a"), ("`f`", "1"), ("`g`", "1"))) == "`g` is new"
+    assert why(then, 0, ((PARENT, "p"), ("the text", "a"))) == "`f` is no longer there"
+    assert why(then, 0, ((PARENT, "q"), ("the text", "a"), ("`f`", "1"))) == "a step before it has run"
+    assert (
+        why(then, 0, ((PARENT, "p"), ("the text", "a"), ("`f`", "1")))
+        == "its result is no longer in the cache"
+    )
+    assert why(then, 1, ((PARENT, "z"),)) == "there was no such step the last time"
+
+
+def test_sizes_are_numbers_with_a_unit() -> None:
+    assert [size_limit({"SOLITON_STEP_CACHE_SIZE": text}) for text in ("5", "2k", "3M", "1GiB")] == [
+        5,
+        2048,
+        3 << 20,
+        1 << 30,
+    ]
+    with pytest.raises(UsageError):
+        size_limit({"SOLITON_STEP_CACHE_SIZE": "much"})
+
+
+def test_marks_split_a_script_and_keep_the_numbers_of_lines() -> None:
+    body = "A=1\n# soliton: step one\necho one\n  # soliton: step two\n\necho two\n# soliton: step\n"
+    parts = split_post(Section("post", "", body, 10))
+    assert [title for title, _ in parts] == ["one", "two"]
+    assert parts[0][1].body == "A=1\n\necho one\n"
+    assert parts[1][1].body.splitlines()[0] == "A=1"
+    assert parts[1][1].body.splitlines()[5] == body.splitlines()[5] == "echo two"
+    assert split_post(Section("post", "", "true\n", 1)) == [("", Section("post", "", "true\n", 1))]
