@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from soliton import messages
-from soliton.build import assemble, cached, carry_out, layout, lockfile, plans, record, stage, tree
+from soliton.build import assemble, cached, carry_out, layers, layout, lockfile, plans, record, stage, tree
 from soliton.build.bootstrap import Sources
 from soliton.build.definition import Definition
 from soliton.build.job import Job, Settings, StageState
@@ -128,9 +128,9 @@ def _build(request: Request) -> None:
                     after=record.objects(job, stages, lock, file.fd, written),
                 )
                 _write_lock(request, lock)
-            after = cached.whole(job, steps, request.target)
-            if job.cache is not None and after and whole in ("", after):
-                job.cache.made(after, request.target)
+            now = cached.whole(job, steps, request.target)
+            if job.cache is not None and now and whole in ("", now):
+                job.cache.made(now, request.target)
                 if not stages[-1].force_matters:
                     other = cached.whole(job, steps, request.target, force=not request.settings.force)
                     job.cache.made(other, request.target)
@@ -161,7 +161,7 @@ def _announce(number: int, count: int, step: Step) -> None:
 def _carry_out(job: Job, stages: list[StageState], step: Step, number: int, ledger: cached.Ledger) -> None:
     if step.kind == "copy" and step.files is not None and step.files.stage is None:
         record.took_files(job, stages[step.stage], step.files)
-    if job.cache is not None and step.kind in ("copy", "setup", "post"):
+    if step.kind in ("copy", "setup", "post") and not layers.is_updated(job, stages[step.stage]):
         cached.carry_out(job, stages, step, number, ledger, lambda: _do(job, stages, step))
     else:
         ledger.announce(number, step.title)

@@ -64,13 +64,12 @@ def carry_out(
 ) -> None:
     """One step that writes to its stage: taken from the cache, or done by `work` and kept there."""
     cache, state = job.cache, stages[step.stage]
-    assert cache is not None
     if step.kind == "post" and state.temporary is None:
         state.temporary = stage.temporary_names(job, state)
     names = {other.stage.name: other.key for other in stages[: step.stage] if other.stage.name}
-    known = ingredients.of_step(job, step, state.key, names)
+    known = ingredients.of_step(job, step, state.key, names) if cache is not None else None
     key = step_cache.key_of(known) if known else ""
-    path = cache.find(key) if key else None
+    path = cache.find(key) if key and cache is not None else None
     if path is not None and known is not None:
         ledger.announce(number, step.title, found=True)
         ledger.now.append(known)
@@ -79,7 +78,9 @@ def carry_out(
         return
     ledger.announce(number, step.title)
     ledger.note(
-        known, step.title, "nothing is to be taken from the cache" if cache.anew else _on_host(job, step)
+        known,
+        step.title,
+        "nothing is taken from the cache" if cache is None or cache.anew else _on_host(job, step),
     )
     stage.open_upper(job, state)
     with ledger.timed(number):

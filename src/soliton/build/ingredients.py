@@ -31,11 +31,7 @@ def of_base(job: Job, header: Header, digest: str, pinned: str = "") -> Ingredie
     if agent == "scratch":
         return (*_common(job), ("the base", "scratch"))
     if agent in MAKING:
-        return (
-            *_common(job),
-            *((f"`{entry.keyword}`", entry.value) for entry in header.entries),
-            *_include(job),
-        )
+        return of_making(job, header)
     try:
         if agent in FETCHING and not digest:
             digest = job.sources.known(oci.reference(header, job.settings.cwd), pinned) or ""
@@ -45,6 +41,12 @@ def of_base(job: Job, header: Header, digest: str, pinned: str = "") -> Ingredie
     except (OSError, SolitonError):
         return None
     return (*_common(job), (f"the base image `{source}`", digest)) if digest else None
+
+
+def of_making(job: Job, header: Header) -> Ingredients:
+    """A base that an agent makes of packages or programs: what they are today is asked with `--no-cache`."""
+    words = ((f"`{entry.keyword}`", entry.value) for entry in header.entries)
+    return (*_common(job), *words, ("INCLUDE", job.settings.environment.get("INCLUDE", "")))
 
 
 def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingredients | None:
@@ -105,14 +107,13 @@ def of_whole(job: Job, keys: list[str], last: str, *, force: bool) -> Ingredient
 
 
 def _common(job: Job) -> Ingredients:
+    packing = job.settings.packing
     return (
         ("whether there are subordinate ids", str(not job.single_id)),
         ("SOURCE_DATE_EPOCH", str(job.settings.epoch)),
+        # The image takes the blocks of its layers as they are.
+        ("how it is packed", json.dumps([packing.compressor, packing.level, packing.block_size])),
     )
-
-
-def _include(job: Job) -> Ingredients:
-    return (("INCLUDE", job.settings.environment.get("INCLUDE", "")),)
 
 
 def _of_sandbox(path: str) -> str:

@@ -51,7 +51,7 @@ class Settings:
 class Job:
     """identity: the builder's, root inside. update: the sandbox that the last stage is, None for an ordinary build.
 
-    cache: of the results of steps; None: nothing is kept, and a stage writes to one directory from its first step to its last.
+    cache: of the results of steps; None: nothing is kept.
     """
 
     definition: Definition

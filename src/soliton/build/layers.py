@@ -1,7 +1,7 @@
 """A stage as a stack: its base, the results of its steps, and the directory that is written now.
 
-With a step cache every step writes to a directory of its own, which becomes a layer of the cache (`keep`) and lies under the
-next step. So a step sees the same whether those before it have just run or were found.
+Every step writes to a directory of its own, which becomes a layer of the cache (`keep`), or of this build only, and lies under
+the next step. So a step sees the same, and the image has the same bytes, whether steps have just run or were found.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ def with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | Image
     return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
 
 
+def is_updated(job: Job, state: StageState) -> bool:
+    """Whether the stage is an existing sandbox, which is written itself."""
+    return job.update is not None and state.index == len(job.definition.stages) - 1
+
+
 def of_stage(job: Job, state: StageState) -> ImageRoot | DirectoryRoot | StackRoot:
     """The stage as it is now."""
-    if job.update is not None and state.index == len(job.definition.stages) - 1:
+    if job.update is not None and is_updated(job, state):
         return DirectoryRoot(job.update)
     base = with_ids(job, state.started.root)
     upper = () if state.upper is None else (DirectoryRoot(state.upper),)
@@ -62,12 +67,16 @@ def keep_aside(job: Job, state: StageState) -> str:
     """What a step has written becomes a layer of this build only; the file it is in."""
     assert state.upper is not None
     path = job.workspace.place(state.folder, f"written-{len(state.layers)}.squashfs")
+    take(job, state, _aside(job, path, _written(state), state.epoch, packing(job, state)))
+    return path
+
+
+def _aside(job: Job, path: str, part: Layer, time: int, how: compression.Packing) -> str:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _squash(job, [_written(state)], state.epoch, packing(job, state), fd)
+        _squash(job, [part], time, how, fd)
     finally:
         os.close(fd)
-    take(job, state, path)
     return path
 
 
@@ -82,7 +91,7 @@ def _written(state: StageState) -> Layer:
 
 
 def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
-    """A base made of packages, as a layer of the cache."""
+    """A base made of packages, as a layer of the cache; without a cache, of this build only."""
     whole: Layer = {
         "kind": "directory",
         "path": directory,
@@ -90,7 +99,10 @@ def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
         "clamp": time,
         "owners": owners(job),
     }
-    return _freeze(job, [whole], key, time, _settled(job.settings.packing, None))
+    how = _settled(job.settings.packing, None)
+    if job.cache is not None and key:
+        return _freeze(job, [whole], key, time, how)
+    return _aside(job, f"{directory}.squashfs", whole, time, how)
 
 
 def records(job: Job, state: StageState, without: list[str]) -> list[Layer]:

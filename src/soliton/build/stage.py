@@ -101,7 +101,7 @@ def start_from(job: Job, state: StageState) -> None:
     state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
     record.took_base(job, state)
     if job.cache is not None and not state.key:
-        known = ingredients.of_base(job, state.stage.header, state.base_digest())
+        known = ingredients.of_base(job, state.stage.header, base.digest)
         state.key = step_cache.key_of(known) if known else secrets.token_hex(32)
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
@@ -113,13 +113,12 @@ def start_from(job: Job, state: StageState) -> None:
 
 def kept_base(job: Job, state: StageState, request: Request) -> Base:
     """What the agent gives. What it makes of packages is kept as the result of a step is."""
-    known = None
-    if job.cache is not None and request.header.agent in ingredients.MAKING:
-        known = ingredients.of_base(job, request.header, "")
-    if job.cache is None or known is None:
+    if request.header.agent not in ingredients.MAKING:
         return bootstrap(request)
-    state.key = step_cache.key_of(known)
-    path = job.cache.find(state.key)
+    path = None
+    if job.cache is not None:
+        state.key = step_cache.key_of(ingredients.of_making(job, request.header))
+        path = job.cache.find(state.key)
     if path is None:
         base = bootstrap(request)
         assert isinstance(base.root, DirectoryRoot)
@@ -130,7 +129,7 @@ def kept_base(job: Job, state: StageState, request: Request) -> Base:
 
 def open_upper(job: Job, state: StageState) -> None:
     """Over what there is, a directory that the next step writes to; none if there is one already."""
-    if state.upper is not None or job.update is not None:
+    if state.upper is not None or layers.is_updated(job, state):
         return
     root = layers.of_stage(job, state)
     found = core.read_files(root, ["/"], limit=0).get("/")
