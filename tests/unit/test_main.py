@@ -121,8 +121,8 @@ def test_help_of_a_command(capsys: Captured) -> None:
         "  soliton cache list --verbose                               # what takes the space?\n"
         "\n"
         "Options:\n"
-        "  -T, --type KIND               only these of library, oci-tmp, shub, oras, ipfs, net, blob (default\n"
-        "                                all)\n"
+        "  -T, --type KIND               only these of library, oci-tmp, shub, oras, ipfs, net, blob, steps\n"
+        "                                (default all)\n"
         "  -v, --verbose                 each entry with its size and date\n"
     )
 

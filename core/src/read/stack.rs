@@ -21,7 +21,7 @@ use crate::squashfs::reader::Image;
 const MOST_LINKS: usize = 40;
 
 enum Layer {
-    Image(Image),
+    Image(Box<Image>),
     Directory(OwnedFd),
 }
 
@@ -58,7 +58,7 @@ type Merged = Vec<(usize, Folder)>;
 
 pub fn open(layers: &[Root]) -> Result<Stack> {
     let opened = layers.iter().rev().map(|layer| match layer {
-        Root::Image(image) => open_image(image).map(Layer::Image),
+        Root::Image(image) => open_image(image).map(|image| Layer::Image(Box::new(image))),
         Root::Directory(path) => open_directory(path).map(Layer::Directory),
         Root::Stack(_) => Err(Failure::corrupt("a stack is inside a stack")),
     });

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use soliton_core::layers::shadow::{Shadow, Wanted};
+use soliton_core::layers::squashfs::{self, Taking};
 use soliton_core::layers::stream::Stream;
 use soliton_core::layers::tree::Tree;
-use soliton_core::layers::{self, Result, Sink, squashfs};
+use soliton_core::layers::{self, Marks, Result, Sink};
 use soliton_core::squashfs::codec::Settings;
 use soliton_core::squashfs::format::SUPERBLOCK_SIZE;
 use soliton_core::squashfs::reader::Image;
@@ -68,7 +69,14 @@ impl Sink for Nowhere {
 
 /// Reads an image as a layer whose blocks stay as they are.
 pub fn read_as_layer(image: &Image) -> Result<usize> {
-    let entries = squashfs::read(image, 0, true, &Shadow::default(), &Arc::default(), &mut Nowhere(0))?;
+    let shadow = Shadow::default();
+    for marks in [Marks::Kept, Marks::CarriedOut] {
+        let how = Taking { marks, without: &[], verbatim: true, shadow: &shadow, recorded: true };
+        squashfs::read(image, how, 0, &Arc::default(), &mut Nowhere(0))?;
+    }
+    let how =
+        Taking { marks: Marks::Ordinary, without: &[], verbatim: true, shadow: &shadow, recorded: false };
+    let entries = squashfs::read(image, how, 0, &Arc::default(), &mut Nowhere(0))?;
     let count = entries.len();
     Tree::new().apply(entries)?;
     Ok(count)

@@ -64,7 +64,9 @@ def settle(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
         if found.compressor in COMPRESSORS and (compressor is None or not own):
             compressor = found.compressor
         block = block or found.block_size
-    return Packing(compressor or "zstd", wish.level, block or 131072, wish.threads or _threads(), wish.all_root)
+    return Packing(
+        compressor or "zstd", wish.level, block or 131072, wish.threads or _threads(), wish.all_root
+    )
 
 
 def _threads() -> int:

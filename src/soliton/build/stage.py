@@ -33,7 +33,7 @@ from soliton.build.steps import Step
 from soliton.errors import BuildError
 from soliton.images import architecture, metadata, root_architecture
 from soliton.images.metadata_layer import Entry
-from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, ImageRoot, Plan, Root, UpperSurface
+from soliton.launch.plan import Copy, DirectoryRoot, DirectSurface, Plan, Root, UpperSurface
 from soliton.record import replace
 
 #: What a step needs where all its work is done by the core.
