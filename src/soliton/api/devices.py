@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from soliton import core, messages
 from soliton.errors import SolitonError
 from soliton.launch.cdi import edits
-from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot, Plan
+from soliton.launch.plan import Bind, Plan, Root
 from soliton.record import replace
 from soliton.site import drivers, elf
 
@@ -105,7 +105,7 @@ def _before_the_users(plan: Plan, added: list[Bind]) -> tuple[Any, ...]:
     return (*plan.mounts[:at], *dict.fromkeys(added), *plan.mounts[at:])
 
 
-def _library_binds(libraries: list[tuple[str, str]], root: ImageRoot | DirectoryRoot) -> list[Bind]:
+def _library_binds(libraries: list[tuple[str, str]], root: Root) -> list[Bind]:
     """Libraries of the driver at the place where images look for them, but none that their C library is too old for."""
     if not libraries:
         return []
@@ -125,7 +125,7 @@ def _library_binds(libraries: list[tuple[str, str]], root: ImageRoot | Directory
     return binds
 
 
-def _glibc(root: ImageRoot | DirectoryRoot) -> tuple[int, int] | None:
+def _glibc(root: Root) -> tuple[int, int] | None:
     """The version of the image's C library, if it can be told."""
     try:
         found = core.read_files(root, _LIBC, limit=_LARGEST_LIBC)
