@@ -25,6 +25,8 @@ pub mod unsquash;
 pub fn run_verb(verb: &str, fd: i32) -> i32 {
     match verb {
         "launch" => launch::run(fd),
+        "instance" => launch::instance::run(fd),
+        "join" => launch::join::run(fd),
         "read" => read::run(fd),
         "unsquash" => unsquash::run(fd),
         "probe" => launch::probe::run(fd),

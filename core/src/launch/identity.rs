@@ -43,7 +43,7 @@ pub fn enter_with(identity: &Identity, others: UnshareFlags) -> Result<(), Failu
     for map in maps.iter().filter(|map| map.is_single()) {
         map.write_own()?;
     }
-    Ok(())
+    maps.iter().try_for_each(Map::read_back)
 }
 
 /// Enters a user namespace that another process made and mapped, and new namespaces of the other kinds.
@@ -51,6 +51,11 @@ pub fn join(namespace: BorrowedFd<'_>, others: UnshareFlags) -> Result<(), Failu
     rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
         .failed("userns", "setns")?;
     kernel::unshare(others).failed("userns", "unshare")
+}
+
+/// Compares the maps of the namespace that this process is in with those asked for.
+pub fn read_back(identity: &Identity) -> Result<(), Failure> {
+    [Map::of_users(identity), Map::of_groups(identity)].iter().try_for_each(Map::read_back)
 }
 
 struct Map<'a> {
@@ -85,6 +90,24 @@ impl<'a> Map<'a> {
             write_file("/proc/self/setgroups", "deny").failed("userns", "setgroups")?;
         }
         write_file(&format!("/proc/self/{}", self.file), &self.text()).failed("userns", self.file)
+    }
+
+    /// Compares the kernel's map with the one asked for, which no helper can be trusted to have written.
+    fn read_back(&self) -> Result<(), Failure> {
+        let path = format!("/proc/self/{}", self.file);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::new("confinement", self.file, errno_of(&error)))?;
+        let sorted = |text: &str| {
+            let numbers = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect();
+            let mut lines: Vec<Vec<String>> = text.lines().map(numbers).collect();
+            lines.sort();
+            lines
+        };
+        if sorted(&text) == sorted(&self.text()) {
+            Ok(())
+        } else {
+            Err(Failure::because("confinement", format!("{} is not what was asked for", self.file)))
+        }
     }
 
     /// Writes the map of process `pid`, from outside its namespace. The error is a sentence.

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid};
 use rustix::thread::UnshareFlags;
 
 use super::failure::{Context, Failure};
+use super::instance::Instance;
 use super::kernel::{self, Arrived, Forked};
 use crate::plan::{Namespace, Plan};
 
@@ -27,7 +28,7 @@ const SAME_SIGNAL: Duration = Duration::from_millis(20);
 /// How long init waits for a copy of its own before it passes a signal on.
 const OWN_COPY: Duration = Duration::from_millis(2);
 /// Signals whose number fits into a byte of the channel: all of them.
-const SIGNALS: usize = 65;
+pub const SIGNALS: usize = 65;
 
 /// What process 1 holds of the launcher outside.
 pub struct Inside {
@@ -35,14 +36,39 @@ pub struct Inside {
 }
 
 /// Enters a PID namespace if the plan has one. Returns in process 1 only; the launcher waits and exits.
-pub fn enter(plan: &Plan) -> Result<Option<Inside>, Failure> {
+///
+/// instance: who watches over the container instead of a launcher.
+pub fn enter(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, Failure> {
     if !plan.has(Namespace::Pid) {
         return Ok(None);
     }
+    kernel::unshare(UnshareFlags::NEWPID).failed("userns", "unshare")?;
+    let inside = become_inner(plan.process.init, |child, channel, queue| {
+        if let Some(instance) = instance {
+            instance.watch(child, channel, queue, plan);
+        }
+    })?;
+    // Read back: this is the first process of a new namespace.
+    if getpid().as_raw_nonzero().get() == 1 {
+        Ok(Some(inside))
+    } else {
+        Err(Failure::because("confinement", "the PID namespace did not take effect"))
+    }
+}
+
+/// In a PID namespace that was joined and has a process 1 already. Returns in a process inside; the launcher waits.
+pub fn enter_as_another() -> Result<Option<Inside>, Failure> {
+    become_inner(false, |_, _, _| {}).map(Some)
+}
+
+/// Forks: the child goes on inside, this process waits for it outside, unless `otherwise` has something else to do.
+fn become_inner(
+    has_init: bool,
+    otherwise: impl FnOnce(Pid, BorrowedFd<'_>, BorrowedFd<'_>),
+) -> Result<Inside, Failure> {
     let flags = SocketFlags::CLOEXEC;
     let (outside, inside) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).failed("userns", "socketpair")?;
-    kernel::unshare(UnshareFlags::NEWPID).failed("userns", "unshare")?;
     // A caller that ignores SIGCHLD would have statuses thrown away.
     kernel::default_action(libc::SIGCHLD);
     kernel::block_signals(true);
@@ -50,13 +76,14 @@ pub fn enter(plan: &Plan) -> Result<Option<Inside>, Failure> {
     match kernel::fork().failed("userns", "fork")? {
         Forked::Child => {
             die_with_parent()?;
-            Ok(Some(Inside { channel: inside }))
+            Ok(Inside { channel: inside })
         }
         Forked::Parent(child) => {
             drop(inside);
-            kernel::close_all_but([outside.as_fd(), queue.as_fd()]);
+            otherwise(child, outside.as_fd(), queue.as_fd());
+            kernel::close_all_but(&[outside.as_fd(), queue.as_fd()]);
             let _ = rustix::process::chdir(c"/"); // holds no directory of the host's
-            Launcher { child, channel: outside, queue, has_init: plan.process.init }.wait()
+            Launcher { child, channel: outside, queue, has_init }.wait()
         }
     }
 }
@@ -67,9 +94,12 @@ fn die_with_parent() -> Result<(), Failure> {
 
 impl Inside {
     /// Leaves process 1 behind to tend the payload, or makes it the payload; returns in the payload.
-    pub fn become_payload(self, init: bool) -> Result<(), Failure> {
+    pub fn become_payload(self, init: bool, instance: Option<&Instance>) -> Result<(), Failure> {
         // Changes of identity have undone it.
         die_with_parent()?;
+        if let Some(instance) = instance {
+            return instance.become_payload(self.channel);
+        }
         if !init {
             return if is_closed(self.channel.as_fd()) { kernel::exit_now(137) } else { Ok(()) };
         }
@@ -77,7 +107,7 @@ impl Inside {
         match kernel::fork().failed("userns", "fork")? {
             Forked::Child => Ok(()),
             Forked::Parent(payload) => {
-                kernel::close_all_but([self.channel.as_fd(), queue.as_fd()]);
+                kernel::close_all_but(&[self.channel.as_fd(), queue.as_fd()]);
                 let _ = rustix::thread::set_name(c"soliton-init");
                 Init { payload, channel: self.channel, queue, own: [None; SIGNALS] }.tend()
             }
@@ -168,7 +198,7 @@ fn stop() {
 }
 
 /// The exit status that a shell would give; None if the process has not ended.
-fn end_of(status: WaitStatus) -> Option<i32> {
+pub fn end_of(status: WaitStatus) -> Option<i32> {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
 }
 

@@ -166,6 +166,43 @@ pub fn kill(pid: Pid, signal: i32) {
     unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
 }
 
+/// Sends a signal to a process group; true if there is one.
+pub fn kill_group(leader: Pid, signal: i32) -> bool {
+    // SAFETY: as above.
+    unsafe { libc::kill(-leader.as_raw_nonzero().get(), signal) == 0 }
+}
+
+/// Sends a signal to every process of this PID namespace but its first. For that first one only.
+pub fn kill_others(signal: i32) {
+    // SAFETY: as above.
+    unsafe { libc::kill(-1, signal) };
+}
+
+/// Keeps other processes of the user from looking into this one through /proc, until it executes something.
+///
+/// What they could reach there is this program's file, and descriptors of the host's.
+pub fn hide() -> Result<(), Errno> {
+    // SAFETY: an attribute of this process changes.
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })).map(drop)
+}
+
+/// Replaces what `ps` shows as this process's command line, as far as there is room.
+pub fn set_title(title: &[u8]) {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    // Behind the name, which may hold anything but ends with the last parenthesis: field 3 and so on.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (number(48), number(49)) else { return };
+    let Some(room) = end.checked_sub(start).filter(|room| *room > 1 && start != 0) else { return };
+    let length = title.len().min(room - 1);
+    // SAFETY: the kernel put this process's arguments, which are writable memory, from `start` to `end`; no reference
+    // to them is alive once main() has read them, and the standard library reads them only when asked.
+    unsafe {
+        std::ptr::write_bytes(start as *mut u8, 0, room);
+        std::ptr::copy_nonoverlapping(title.as_ptr(), start as *mut u8, length);
+    }
+}
+
 /// A signal as signalfd(2) tells it.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrived {
@@ -227,14 +264,15 @@ pub fn loopback_up() -> Result<(), Errno> {
 }
 
 /// Closes every descriptor of this process but these. What owns the others must not be used again.
-pub fn close_all_but(keep: [BorrowedFd<'_>; 2]) {
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     close_from_but(0, keep);
 }
 
 /// Closes every descriptor from `first` on but these, under the same condition.
-pub fn close_from_but(mut first: libc::c_uint, mut keep: [BorrowedFd<'_>; 2]) {
-    keep.sort_by_key(AsRawFd::as_raw_fd);
-    for fd in keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint) {
+pub fn close_from_but(mut first: libc::c_uint, keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<libc::c_uint> = keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    keep.sort_unstable();
+    for fd in keep {
         if fd > first {
             // SAFETY: the process goes on in a loop that uses the kept descriptors only.
             unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };

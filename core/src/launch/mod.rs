@@ -11,6 +11,8 @@ pub mod files;
 pub mod glob;
 pub mod identity;
 pub mod init;
+pub mod instance;
+pub mod join;
 pub mod kernel;
 mod label;
 pub mod mounts;
@@ -33,6 +35,7 @@ use std::os::fd::{AsFd, RawFd};
 
 use failure::{Context, Failure};
 use init::Inside;
+use instance::Instance;
 use rustix::fs::Mode;
 
 use crate::plan::{self, Plan};
@@ -53,6 +56,16 @@ pub fn run(fd: RawFd) -> i32 {
             return FAILURE;
         }
     };
+    carry_out(&plan, None)
+}
+
+/// Becomes the payload of a plan; returns the exit status if that could not be.
+pub fn launch(plan: &Plan) -> i32 {
+    carry_out(plan, None)
+}
+
+/// Carries out a plan in the foreground, or as an instance. Returns the exit status if there is no payload.
+fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
     if plan.version != plan::VERSION {
         failure::fatal(
             &format!("the plan has version {}, and this core understands {}", plan.version, plan::VERSION),
@@ -60,17 +73,15 @@ pub fn run(fd: RawFd) -> i32 {
         );
         return FAILURE;
     }
-    launch(&plan)
-}
-
-/// Becomes the payload of a plan; returns the exit status if that could not be.
-pub fn launch(plan: &Plan) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
-    match assemble(plan) {
+    match assemble(plan, instance) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(inside) => match start(plan, umask, inside) {
+        Ok(inside) => match start(plan, umask, inside, instance) {
             Err(failure) => {
                 failure::explain(&failure);
+                if let Some(instance) = instance {
+                    instance.failed();
+                }
                 if failure.code == "app" {
                     return NO_SUCH_APP;
                 }
@@ -82,7 +93,7 @@ pub fn launch(plan: &Plan) -> i32 {
 }
 
 /// Everything up to standing in the container's root.
-fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
+fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, Failure> {
     let (namespace, tree) = match shared::join(plan) {
         Some(shared::Joined { user_namespace, tree }) => (Some(user_namespace), Some(tree)),
         None => (None, None),
@@ -91,7 +102,7 @@ fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
     // Before there is a PID namespace: the server of an image belongs to no container.
     let opened = root::open(plan, tree)?;
     let copies = copies::open(plan)?;
-    let inside = init::enter(plan)?;
+    let inside = init::enter(plan, instance)?;
     let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;
     let missing = match plan.surface {
         plan::Surface::Direct => Vec::new(),
@@ -115,11 +126,21 @@ fn assemble(plan: &Plan) -> Result<Option<Inside>, Failure> {
 }
 
 /// Everything after that: the payload's circumstances, and the payload.
-fn start(plan: &Plan, umask: Mode, inside: Option<Inside>) -> Result<Infallible, Failure> {
+fn start(
+    plan: &Plan,
+    umask: Mode,
+    inside: Option<Inside>,
+    instance: Option<&Instance>,
+) -> Result<Infallible, Failure> {
+    if let Some(instance) = instance.filter(|_| !instance::has_process(plan)) {
+        return instance.hold(plan);
+    }
     process::change_directory(&plan.process)?;
     process::confine(plan)?;
+    // From here on code of the image may run beside this process.
+    kernel::hide().failed("confinement", "prctl")?;
     if let Some(inside) = inside {
-        inside.become_payload(plan.process.init)?;
+        inside.become_payload(plan.process.init, instance)?;
     }
     process::keep_descriptors(&plan.process.keep_fds)?;
     let command = process::Command::of(plan)?;
@@ -128,5 +149,8 @@ fn start(plan: &Plan, umask: Mode, inside: Option<Inside>) -> Result<Infallible,
     kernel::default_action(libc::SIGPIPE);
     kernel::default_action(libc::SIGXFSZ);
     kernel::block_signals(false);
-    command.execute()
+    match instance {
+        Some(instance) => instance.execute(&command, process::is_idle(&plan.process)),
+        None => command.execute(),
+    }
 }

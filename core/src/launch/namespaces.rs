@@ -9,24 +9,32 @@ use rustix::thread::UnshareFlags;
 use super::failure::{Context, Failure};
 use super::{identity, network};
 use crate::plan::{Namespace, Plan};
+use crate::text::Text;
 
 /// Enters the identity's user namespace, a mount namespace, and those the plan names. shared: a user namespace that has
 /// the identity's maps already.
 pub fn enter(plan: &Plan, shared: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let mut flags = UnshareFlags::NEWNS;
-    for (namespace, flag) in [
-        (Namespace::Ipc, UnshareFlags::NEWIPC),
-        (Namespace::Uts, UnshareFlags::NEWUTS),
-        (Namespace::Net, UnshareFlags::NEWNET),
-        (Namespace::Cgroup, UnshareFlags::NEWCGROUP),
+    let mut wanted = vec!["mnt"];
+    wanted.extend((!plan.identity.uid_map.is_empty()).then_some("user"));
+    for (namespace, flag, name) in [
+        (Namespace::Ipc, UnshareFlags::NEWIPC, "ipc"),
+        (Namespace::Uts, UnshareFlags::NEWUTS, "uts"),
+        (Namespace::Net, UnshareFlags::NEWNET, "net"),
+        (Namespace::Cgroup, UnshareFlags::NEWCGROUP, "cgroup"),
     ] {
         flags.set(flag, plan.has(namespace));
+        wanted.extend((plan.has(namespace) && !(name == "net" && plan.netns.is_some())).then_some(name));
     }
+    let before = Seen::look(&wanted)?;
     // A network that a helper connects is made when the helper is there.
     let connected = plan.helper.as_ref().filter(|_| flags.contains(UnshareFlags::NEWNET));
     flags.set(UnshareFlags::NEWNET, flags.contains(UnshareFlags::NEWNET) && connected.is_none());
     match (&plan.netns, shared) {
-        (None, Some(namespace)) => identity::join(namespace, flags)?,
+        (None, Some(namespace)) => {
+            identity::join(namespace, flags)?;
+            identity::read_back(&plan.identity)?;
+        }
         (None, None) => identity::enter_with(&plan.identity, flags)?,
         (Some(path), _) => {
             let mut identity = plan.identity.clone();
@@ -51,12 +59,38 @@ pub fn enter(plan: &Plan, shared: Option<BorrowedFd<'_>>) -> Result<(), Failure>
         None if plan.has(Namespace::Net) => network::furnish().failed("userns", "loopback")?,
         None => {}
     }
+    before.all_differ(&wanted)?;
     match &plan.hostname {
         // Without a UTS namespace of its own this would be the host's name.
         Some(name) if plan.has(Namespace::Uts) => {
             rustix::system::sethostname(name.as_bytes()).failed("userns", "sethostname")
         }
         _ => Ok(()),
+    }
+}
+
+/// Which namespaces this process was in: what was asked for is read back, not believed.
+struct Seen(Vec<(u64, u64)>);
+
+impl Seen {
+    fn look(names: &[&str]) -> Result<Seen, Failure> {
+        let look = |name: &&str| {
+            let path = format!("/proc/self/ns/{name}");
+            rustix::fs::stat(path.as_str())
+                .map(|stat| (stat.st_dev, stat.st_ino))
+                .failed_at("confinement", "stat", &Text::from(path.as_str()))
+        };
+        names.iter().map(look).collect::<Result<Vec<_>, _>>().map(Seen)
+    }
+
+    fn all_differ(&self, names: &[&str]) -> Result<(), Failure> {
+        let now = Seen::look(names)?;
+        match names.iter().zip(self.0.iter().zip(&now.0)).find(|(_, (before, now))| before == now) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Failure::because("confinement", format!("the {name} namespace did not take effect")))
+            }
+        }
     }
 }
 

@@ -156,7 +156,7 @@ struct Keeper<'p> {
 impl Keeper<'_> {
     fn keep(self) -> ! {
         become_keeper();
-        kernel::close_from_but(3, [self.channel.as_fd(), self.container.as_fd()]);
+        kernel::close_from_but(3, &[self.channel.as_fd(), self.container.as_fd()]);
         match self.start() {
             Ok(started) => self.tend(started),
             Err(reason) => self.complain(&reason),

@@ -215,6 +215,24 @@ fn words(process: &Process) -> Result<Vec<Text>, Failure> {
     Ok(std::iter::once(first).chain(process.argv.iter().cloned()).collect())
 }
 
+/// Whether an instance has nothing to start: its startscript is not there, or does nothing.
+pub fn is_idle(process: &Process) -> bool {
+    if process.action != Action::Start {
+        return false;
+    }
+    let name = match &process.app {
+        Some(app) => format!("/scif/apps/{app}/scif/startscript"),
+        None => format!("{METADATA}/startscript"),
+    };
+    match first_bytes(&name, LARGEST_RUNSCRIPT) {
+        Some(text) => text.split(|&byte| byte == b'\n').all(|line| {
+            let line = line.trim_ascii();
+            line.is_empty() || line.starts_with(b"#")
+        }),
+        None => !exists(&Text::from(name.as_str())),
+    }
+}
+
 /// What the runscript of an OCI image executes, if there is no shell to run it.
 fn without_shell(process: &Process, environment: &[(Text, Text)]) -> Option<Result<Vec<Text>, Failure>> {
     if process.action != Action::Run || process.app.is_some() || scripts::has_shell() {

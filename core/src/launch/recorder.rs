@@ -81,7 +81,7 @@ fn start(mount_at: Option<&Text>) -> Result<OwnedFd, Errno> {
             drop(ours);
             detach();
             if let Some(listener) = take_over(&theirs) {
-                kernel::close_all_but([listener.as_fd(), proc.as_fd()]);
+                kernel::close_all_but(&[listener.as_fd(), proc.as_fd()]);
                 Recorder { proc, mount }.serve(listener.as_fd());
             }
             kernel::exit_now(0)

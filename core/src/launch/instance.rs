@@ -1,0 +1,336 @@
+//! Containers in the background: the verb `instance` starts one and stays as its monitor, outside.
+//!
+//! Three processes, as in a foreground launch with a PID namespace: the *monitor*, process 1 inside, the payload. All
+//! are in a session of their own, so a terminal that closes ends none of them, and the payload leads a process group.
+//! Unlike a foreground launch, the container outlives its payload: services that a startscript leaves behind, or
+//! commands that join it later, keep working until the instance is stopped.
+//!
+//! What ends it: a signal to the monitor is passed to process 1 and from there to the payload's group. Once an end
+//! was asked for and nothing is left to wait for, process 1 goes, and with it all that is inside; then the monitor takes
+//! the record away. When the monitor is killed, process 1 sees the channel between them end, and goes; the record is
+//! then stale and is taken away by whoever next looks at it.
+//!
+//! A `--sharens` container without a PID namespace has no process inside: the monitor itself holds its namespaces.
+//!
+//! The words to whoever starts it, on `channel`: `pid N` (process 1), `ready` when all but executing is done, then a byte
+//! from there (the record is written), then nothing more if the payload was executed, else `failed`. If the starter goes
+//! before that byte, so does everything here.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use rustix::process::{Pid, WaitOptions};
+use serde::Deserialize;
+
+use super::failure::{Context, Failure};
+use super::init::{SIGNALS, end_of};
+use super::kernel::{self, Forked};
+use super::process::Command;
+use super::{capabilities, carry_out};
+use crate::plan::{Capabilities, Namespace, Plan};
+use crate::request;
+use crate::text::Text;
+
+/// Sent to the monitor by who wants the instance to end, after the signal that was chosen for it.
+const END: i32 = libc::SIGPWR;
+/// The same, from the monitor to process 1.
+const END_WORD: u8 = 0;
+/// Copies of one signal, sent to a group of these processes, arrive within this time.
+const SAME_SIGNAL: Duration = Duration::from_millis(20);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    plan: Plan,
+    channel: RawFd,
+    /// Where the payload's output and errors go.
+    out: RawFd,
+    err: RawFd,
+    /// The directory that holds this instance's directory of records, and the name of that.
+    records: RawFd,
+    name: Text,
+    title: Text,
+    /// A process, by pidfd, with whose end the instance ends.
+    until: Option<RawFd>,
+}
+
+/// What an instance has and a foreground launch has not.
+pub struct Instance {
+    channel: OwnedFd,
+    out: OwnedFd,
+    err: OwnedFd,
+    records: OwnedFd,
+    name: Text,
+    title: Text,
+    until: Option<OwnedFd>,
+}
+
+/// The verb `instance`: becomes the monitor; returns the exit status if there was nothing to watch over.
+pub fn run(fd: RawFd) -> i32 {
+    let request: Request = match request::read(fd) {
+        Ok(request) => request,
+        Err(message) => {
+            super::failure::fatal("the plan of the container cannot be used", &[&message]);
+            return super::FAILURE;
+        }
+    };
+    let own = |fd| {
+        let fd = OwnedFd::from(request::take_descriptor(fd));
+        let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
+        fd
+    };
+    let instance = Instance {
+        channel: own(request.channel),
+        out: own(request.out),
+        err: own(request.err),
+        records: own(request.records),
+        name: request.name,
+        title: request.title,
+        until: request.until.map(own),
+    };
+    let _ = rustix::process::setsid();
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+        let _ = rustix::stdio::dup2_stdin(&null);
+    }
+    carry_out(&request.plan, Some(&instance))
+}
+
+impl Instance {
+    /// Where there is no PID namespace: holds the namespaces until it is told to go. Does not return in practice.
+    pub fn hold(&self, plan: &Plan) -> Result<Infallible, Failure> {
+        kernel::block_signals(true);
+        let queue = kernel::signal_queue().failed("userns", "signalfd")?;
+        give_up_capabilities(plan)?;
+        self.say(&format!("pid {}\n", rustix::process::getpid().as_raw_nonzero()));
+        self.await_record();
+        let _ = rustix::thread::set_name(c"soliton-hold");
+        kernel::set_title(self.title.as_bytes());
+        self.keep_open(&[queue.as_fd()]);
+        loop {
+            let mut entries = vec![PollFd::new(&queue, PollFlags::IN)];
+            entries.extend(self.until.as_ref().map(|until| PollFd::new(until, PollFlags::IN)));
+            let _ = poll(&mut entries, None);
+            let over = entries.get(1).is_some_and(|entry| !entry.revents().is_empty());
+            drop(entries);
+            let mut asked = false;
+            while let Some(arrived) = kernel::next_signal(queue.as_fd()) {
+                asked |= arrived.signal != libc::SIGCHLD && !arrived.by_kernel;
+            }
+            if over || asked {
+                self.forget();
+                kernel::exit_now(0);
+            }
+        }
+    }
+
+    /// Watches over process 1 from outside.
+    pub fn watch(&self, child: Pid, inside: BorrowedFd<'_>, queue: BorrowedFd<'_>, plan: &Plan) -> ! {
+        self.say(&format!("pid {}\n", child.as_raw_nonzero()));
+        kernel::set_title(self.title.as_bytes());
+        // The monitor only waits; a mistake in it is to be worth nothing.
+        let _ = give_up_capabilities(plan);
+        self.keep_open(&[inside, queue]);
+        let _ = rustix::process::chdir(c"/");
+        loop {
+            let mut entries = vec![PollFd::new(&queue, PollFlags::IN)];
+            entries.extend(self.until.as_ref().map(|until| PollFd::new(until, PollFlags::IN)));
+            let _ = poll(&mut entries, None);
+            let over = entries.get(1).is_some_and(|entry| !entry.revents().is_empty());
+            drop(entries);
+            while let Some(arrived) = kernel::next_signal(queue) {
+                if arrived.signal != libc::SIGCHLD && !arrived.by_kernel {
+                    let word = if arrived.signal == END { END_WORD } else { arrived.signal as u8 };
+                    let _ = send(inside, &[word], SendFlags::NOSIGNAL);
+                }
+            }
+            if over {
+                kernel::kill(child, libc::SIGKILL);
+            }
+            if let Ok(Some((_, status))) = rustix::process::waitpid(Some(child), WaitOptions::NOHANG)
+                && let Some(status) = end_of(status)
+            {
+                self.forget();
+                kernel::exit_now(status);
+            }
+        }
+    }
+
+    /// Takes the record away. Nobody else does while this process lives.
+    fn forget(&self) {
+        let below = |name: &[u8]| [self.name.as_bytes(), b"/", name].concat();
+        let record = [self.name.as_bytes(), b".json"].concat();
+        for name in [record.as_slice(), b".claim"] {
+            let _ = rustix::fs::unlinkat(&self.records, below(name), AtFlags::empty());
+        }
+        let _ = rustix::fs::unlinkat(&self.records, self.name.as_bytes(), AtFlags::REMOVEDIR);
+    }
+
+    fn keep_open(&self, others: &[BorrowedFd<'_>]) {
+        let mut keep = others.to_vec();
+        keep.push(self.records.as_fd());
+        keep.extend(self.until.as_ref().map(AsFd::as_fd));
+        kernel::close_all_but(&keep);
+    }
+
+    /// Leaves process 1 behind to tend the payload; returns in the payload, which leads a group of its own.
+    pub fn become_payload(&self, inside: OwnedFd) -> Result<(), Failure> {
+        let queue = kernel::signal_queue().failed("userns", "signalfd")?;
+        match kernel::fork().failed("userns", "fork")? {
+            Forked::Child => rustix::process::setpgid(None, None).failed("userns", "setpgid"),
+            Forked::Parent(payload) => {
+                kernel::close_all_but(&[inside.as_fd(), queue.as_fd()]);
+                let _ = rustix::thread::set_name(c"soliton-init");
+                let payload = Some(payload);
+                Tender { payload, inside, queue, asked: None, passed: [None; SIGNALS] }.tend()
+            }
+        }
+    }
+
+    /// Executes the payload, its output going to the logs; returns only if that failed.
+    pub fn execute(&self, command: &Command, nothing_to_do: bool) -> Result<Infallible, Failure> {
+        self.await_record();
+        if nothing_to_do {
+            kernel::exit_now(0);
+        }
+        for signal in 1..SIGNALS as i32 {
+            kernel::default_action(signal);
+        }
+        let complaints = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
+        let _ = rustix::stdio::dup2_stdout(&self.out);
+        let _ = rustix::stdio::dup2_stderr(&self.err);
+        let result = command.execute();
+        if let Ok(complaints) = complaints {
+            let _ = rustix::stdio::dup2_stderr(&complaints);
+        }
+        result
+    }
+
+    /// Tells the starter that the payload will not be executed, whose reason has been told.
+    pub fn failed(&self) {
+        self.say("failed\n");
+    }
+
+    /// Says that all is ready, and waits until the instance can be found by others.
+    fn await_record(&self) {
+        self.say("ready\n");
+        loop {
+            match rustix::io::read(&self.channel, &mut [0]) {
+                Ok(1) => return,
+                Err(Errno::INTR) => {}
+                _ => kernel::exit_now(super::FAILURE),
+            }
+        }
+    }
+
+    fn say(&self, words: &str) {
+        let _ = send(&self.channel, words.as_bytes(), SendFlags::NOSIGNAL);
+    }
+}
+
+/// Where the process has them only over what is inside.
+fn give_up_capabilities(plan: &Plan) -> Result<(), Failure> {
+    if plan.identity.uid_map.is_empty() { Ok(()) } else { capabilities::keep(&Capabilities::None) }
+}
+
+/// Whether an instance of this plan has a process inside of its own.
+pub fn has_process(plan: &Plan) -> bool {
+    plan.has(Namespace::Pid)
+}
+
+/// Process 1 of an instance.
+struct Tender {
+    payload: Option<Pid>,
+    inside: OwnedFd,
+    queue: OwnedFd,
+    /// The signal by which the instance was asked to end.
+    asked: Option<i32>,
+    /// When each signal was passed on last.
+    passed: [Option<Instant>; SIGNALS],
+}
+
+impl Tender {
+    fn tend(mut self) -> ! {
+        loop {
+            let mut entries =
+                [PollFd::new(&self.queue, PollFlags::IN), PollFd::new(&self.inside, PollFlags::IN)];
+            let _ = poll(&mut entries, None);
+            let word = !entries[1].revents().is_empty();
+            while let Some(arrived) = kernel::next_signal(self.queue.as_fd()) {
+                if arrived.signal != libc::SIGCHLD && !arrived.by_kernel {
+                    self.pass_on(arrived.signal);
+                }
+            }
+            if word {
+                self.hear();
+            }
+            self.reap();
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut words = [0; 64];
+        match rustix::io::read(&self.inside, &mut words) {
+            Ok(0) => kernel::exit_now(128 + libc::SIGKILL),
+            Ok(count) => {
+                for &word in &words[..count] {
+                    if word == END_WORD {
+                        self.end(libc::SIGTERM);
+                    } else {
+                        self.pass_on(i32::from(word));
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn pass_on(&mut self, signal: i32) {
+        let Some(passed) = self.passed.get_mut(signal as usize) else { return };
+        if passed.is_some_and(|when| when.elapsed() < SAME_SIGNAL) {
+            return;
+        }
+        *passed = Some(Instant::now());
+        match self.payload {
+            Some(payload) => drop(kernel::kill_group(payload, signal)),
+            None => kernel::kill_others(signal),
+        }
+        if matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGQUIT) {
+            self.asked.get_or_insert(signal);
+        }
+    }
+
+    /// Asked to end: by this signal, if it was not by another one just before.
+    fn end(&mut self, signal: i32) {
+        let signal = *self.asked.get_or_insert(signal);
+        if self.payload.is_none() {
+            kernel::kill_others(signal);
+        }
+    }
+
+    fn reap(&mut self) {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if Some(pid) == self.payload && end_of(status).is_some() => {
+                    self.payload = None;
+                    if let Some(signal) = self.asked {
+                        kernel::kill_others(signal);
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(Errno::CHILD) => {
+                    if let Some(signal) = self.asked {
+                        kernel::exit_now(128 + signal);
+                    }
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
