@@ -126,14 +126,15 @@ def start(
     stderr: int | IO[Any] | None = None,
     env: Mapping[str, str] | None = None,
     process_group: int | None = None,
+    title: str = "",
 ) -> subprocess.Popen[bytes]:
-    """Starts the core as a child process."""
+    """Starts the core as a child process. title: what `ps` is to show, by verbs that see to it."""
     import subprocess
 
     fd = _request(request)
     try:
         return subprocess.Popen(
-            ["soliton-core", verb, str(fd)],
+            ["soliton-core", verb, str(fd), *([title] if title else [])],
             executable=program(),
             pass_fds=(fd, *pass_fds),
             stdin=stdin,

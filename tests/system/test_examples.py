@@ -58,7 +58,9 @@ def material(shared: Program) -> Path:
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.line for example in EXAMPLES])
 def test_an_example_works_as_it_is_shown(soliton: Program, material: Path, example: Example) -> None:
     for name in example.needs:
-        if (material / name).is_dir():
+        if name == "web":
+            soliton("instance", "start", "image.sif", name).ok()
+        elif (material / name).is_dir():
             shutil.copytree(material / name, soliton.cwd / name, symlinks=True)
         else:
             shutil.copy(material / name, soliton.cwd / name)
@@ -67,5 +69,9 @@ def test_an_example_works_as_it_is_shown(soliton: Program, material: Path, examp
     # What others have mounted on this node is not the example's.
     runtime = soliton.home / "runtime"
     runtime.mkdir(mode=0o700)
-    result = soliton.having(XDG_RUNTIME_DIR=str(runtime))(*words, stdin="")
-    assert result.status == example.status, result
+    try:
+        result = soliton.having(XDG_RUNTIME_DIR=str(runtime))(*words, stdin="")
+        assert result.status == example.status, result
+    finally:
+        if "instance" in words:
+            soliton("instance", "stop", "--all", "--force")

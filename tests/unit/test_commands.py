@@ -63,12 +63,13 @@ def test_every_option_that_is_accepted_is_read_somewhere() -> None:
     assert not unread
 
 
-def with_imports(module: str) -> str:
-    text = (DIRECTORY / f"{module}.py").read_text()
+def with_imports(module: str, seen: frozenset[str] = frozenset()) -> str:
+    path = DIRECTORY / f"{module}.py"
+    if module in seen or not path.exists():
+        return ""
+    text = path.read_text()
     imported = set(re.findall(r"from soliton\.cli\.(\w+) import", text))
-    return text + "".join(
-        (DIRECTORY / f"{name}.py").read_text() for name in imported if (DIRECTORY / f"{name}.py").exists()
-    )
+    return text + "".join(with_imports(name, seen | {module}) for name in sorted(imported))
 
 
 def module_of(handler: str) -> str:

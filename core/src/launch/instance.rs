@@ -20,11 +20,11 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use serde::Deserialize;
 
 use super::failure::{Context, Failure};
@@ -68,6 +68,8 @@ pub struct Instance {
     name: Text,
     title: Text,
     until: Option<OwnedFd>,
+    /// Whoever starts it.
+    starter: Option<OwnedFd>,
 }
 
 /// The verb `instance`: becomes the monitor; returns the exit status if there was nothing to watch over.
@@ -92,6 +94,8 @@ pub fn run(fd: RawFd) -> i32 {
         name: request.name,
         title: request.title,
         until: request.until.map(own),
+        starter: rustix::process::getppid()
+            .and_then(|starter| rustix::process::pidfd_open(starter, PidfdFlags::empty()).ok()),
     };
     let _ = rustix::process::setsid();
     if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
@@ -107,7 +111,10 @@ impl Instance {
         let queue = kernel::signal_queue().failed("userns", "signalfd")?;
         give_up_capabilities(plan)?;
         self.say(&format!("pid {}\n", rustix::process::getpid().as_raw_nonzero()));
-        self.await_record();
+        if !self.await_record() {
+            self.forget();
+            kernel::exit_now(super::FAILURE);
+        }
         let _ = rustix::thread::set_name(c"soliton-hold");
         kernel::set_title(self.title.as_bytes());
         self.keep_open(&[queue.as_fd()]);
@@ -136,12 +143,20 @@ impl Instance {
         let _ = give_up_capabilities(plan);
         self.keep_open(&[inside, queue]);
         let _ = rustix::process::chdir(c"/");
+        let mut starter = self.starter.as_ref();
         loop {
+            let ends = [self.until.as_ref(), starter];
             let mut entries = vec![PollFd::new(&queue, PollFlags::IN)];
-            entries.extend(self.until.as_ref().map(|until| PollFd::new(until, PollFlags::IN)));
+            entries.extend(ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::IN)));
             let _ = poll(&mut entries, None);
-            let over = entries.get(1).is_some_and(|entry| !entry.revents().is_empty());
+            let ended = |end: Option<&OwnedFd>| end.is_some_and(has_ended);
             drop(entries);
+            let mut over = ended(self.until.as_ref());
+            if ended(starter) {
+                starter = None;
+                // Killed before others could know of this instance: nobody would ever end it.
+                over |= !self.is_recorded();
+            }
             while let Some(arrived) = kernel::next_signal(queue) {
                 if arrived.signal != libc::SIGCHLD && !arrived.by_kernel {
                     let word = if arrived.signal == END { END_WORD } else { arrived.signal as u8 };
@@ -162,18 +177,23 @@ impl Instance {
 
     /// Takes the record away. Nobody else does while this process lives.
     fn forget(&self) {
-        let below = |name: &[u8]| [self.name.as_bytes(), b"/", name].concat();
-        let record = [self.name.as_bytes(), b".json"].concat();
-        for name in [record.as_slice(), b".claim"] {
-            let _ = rustix::fs::unlinkat(&self.records, below(name), AtFlags::empty());
-        }
+        let _ = rustix::fs::unlinkat(&self.records, self.record(), AtFlags::empty());
+        // Fails if somebody has taken the name meanwhile.
         let _ = rustix::fs::unlinkat(&self.records, self.name.as_bytes(), AtFlags::REMOVEDIR);
+    }
+
+    fn record(&self) -> Vec<u8> {
+        [self.name.as_bytes(), b"/", self.name.as_bytes(), b".json"].concat()
+    }
+
+    fn is_recorded(&self) -> bool {
+        rustix::fs::accessat(&self.records, self.record(), Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     fn keep_open(&self, others: &[BorrowedFd<'_>]) {
         let mut keep = others.to_vec();
         keep.push(self.records.as_fd());
-        keep.extend(self.until.as_ref().map(AsFd::as_fd));
+        keep.extend(self.until.iter().chain(&self.starter).map(AsFd::as_fd));
         kernel::close_all_but(&keep);
     }
 
@@ -193,7 +213,10 @@ impl Instance {
 
     /// Executes the payload, its output going to the logs; returns only if that failed.
     pub fn execute(&self, command: &Command, nothing_to_do: bool) -> Result<Infallible, Failure> {
-        self.await_record();
+        if !self.await_record() {
+            kernel::kill_first(END);
+            kernel::exit_now(super::FAILURE);
+        }
         if nothing_to_do {
             kernel::exit_now(0);
         }
@@ -215,14 +238,14 @@ impl Instance {
         self.say("failed\n");
     }
 
-    /// Says that all is ready, and waits until the instance can be found by others.
-    fn await_record(&self) {
+    /// Says that all is ready, and waits until the instance can be found by others. False if the starter is gone.
+    fn await_record(&self) -> bool {
         self.say("ready\n");
         loop {
             match rustix::io::read(&self.channel, &mut [0]) {
-                Ok(1) => return,
+                Ok(1) => return true,
                 Err(Errno::INTR) => {}
-                _ => kernel::exit_now(super::FAILURE),
+                _ => return false,
             }
         }
     }
@@ -230,6 +253,18 @@ impl Instance {
     fn say(&self, words: &str) {
         let _ = send(&self.channel, words.as_bytes(), SendFlags::NOSIGNAL);
     }
+}
+
+/// Asks what the payload left behind to end. What a shell starts with `&` does not listen to SIGINT.
+fn end_others(signal: i32) {
+    kernel::kill_others(signal);
+    kernel::kill_others(libc::SIGTERM);
+}
+
+/// Whether the process of a pidfd has ended.
+pub fn has_ended(process: &OwnedFd) -> bool {
+    let mut entry = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut entry, Some(&Timespec::default())) != Ok(0)
 }
 
 /// Where the process has them only over what is inside.
@@ -261,8 +296,11 @@ impl Tender {
             let _ = poll(&mut entries, None);
             let word = !entries[1].revents().is_empty();
             while let Some(arrived) = kernel::next_signal(self.queue.as_fd()) {
-                if arrived.signal != libc::SIGCHLD && !arrived.by_kernel {
-                    self.pass_on(arrived.signal);
+                match arrived.signal {
+                    libc::SIGCHLD => {}
+                    END => self.end(libc::SIGTERM),
+                    _ if arrived.by_kernel => {}
+                    signal => self.pass_on(signal),
                 }
             }
             if word {
@@ -308,7 +346,7 @@ impl Tender {
     fn end(&mut self, signal: i32) {
         let signal = *self.asked.get_or_insert(signal);
         if self.payload.is_none() {
-            kernel::kill_others(signal);
+            end_others(signal);
         }
     }
 
@@ -318,7 +356,7 @@ impl Tender {
                 Ok(Some((pid, status))) if Some(pid) == self.payload && end_of(status).is_some() => {
                     self.payload = None;
                     if let Some(signal) = self.asked {
-                        kernel::kill_others(signal);
+                        end_others(signal);
                     }
                 }
                 Ok(Some(_)) => {}

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -60,7 +59,7 @@ fn enter(request: &Request) -> Result<Option<Inside>, Failure> {
         opened.extend(differing(request.pid, name)?.map(|namespace| (name, namespace)));
     }
     // Only now is it certain whose these are: the process still lives, and is the one that was recorded.
-    if started(request.pid) != Some(request.start) || has_ended(&process) {
+    if started(request.pid) != Some(request.start) || super::instance::has_ended(&process) {
         return Err(gone());
     }
     // Whoever is inside may look at every process that comes there.
@@ -93,14 +92,17 @@ fn differing(pid: i32, name: &str) -> Result<Option<OwnedFd>, Failure> {
     let path = format!("/proc/{pid}/ns/{name}");
     let theirs = match open(&path) {
         Ok(theirs) => theirs,
-        Err(Errno::NOENT) if rustix::fs::access(format!("/proc/{pid}").as_str(), rustix::fs::Access::EXISTS).is_err() => {
+        Err(Errno::NOENT)
+            if rustix::fs::access(format!("/proc/{pid}").as_str(), rustix::fs::Access::EXISTS).is_err() =>
+        {
             return Err(Failure::because("instance", "it has ended"));
         }
         Err(errno) => return Err(Failure::new("instance", "open", errno).at(&Text::from(path.as_str()))),
     };
     let ours = open(&format!("/proc/self/ns/{name}")).failed("instance", "open")?;
     let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    let same = identity(&ours).failed("instance", "fstat")? == identity(&theirs).failed("instance", "fstat")?;
+    let same =
+        identity(&ours).failed("instance", "fstat")? == identity(&theirs).failed("instance", "fstat")?;
     Ok((!same).then_some(theirs))
 }
 
@@ -108,9 +110,4 @@ fn differing(pid: i32, name: &str) -> Result<Option<OwnedFd>, Failure> {
 fn started(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit(')').next()?.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-fn has_ended(process: &OwnedFd) -> bool {
-    let mut entry = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut entry, Some(&Timespec::default())) != Ok(0)
 }

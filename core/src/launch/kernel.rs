@@ -178,6 +178,12 @@ pub fn kill_others(signal: i32) {
     unsafe { libc::kill(-1, signal) };
 }
 
+/// Sends a signal to process 1 of this PID namespace.
+pub fn kill_first(signal: i32) {
+    // SAFETY: as above.
+    unsafe { libc::kill(1, signal) };
+}
+
 /// Keeps other processes of the user from looking into this one through /proc, until it executes something.
 ///
 /// What they could reach there is this program's file, and descriptors of the host's.

@@ -76,9 +76,11 @@ impl Seen {
     fn look(names: &[&str]) -> Result<Seen, Failure> {
         let look = |name: &&str| {
             let path = format!("/proc/self/ns/{name}");
-            rustix::fs::stat(path.as_str())
-                .map(|stat| (stat.st_dev, stat.st_ino))
-                .failed_at("confinement", "stat", &Text::from(path.as_str()))
+            rustix::fs::stat(path.as_str()).map(|stat| (stat.st_dev, stat.st_ino)).failed_at(
+                "confinement",
+                "stat",
+                &Text::from(path.as_str()),
+            )
         };
         names.iter().map(look).collect::<Result<Vec<_>, _>>().map(Seen)
     }

@@ -203,6 +203,9 @@ fn with_descendants(pid: Pid) -> Vec<Pid> {
 }
 
 fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: &OwnedFd) -> ! {
+    // Out of the way first: either may have the number that the other one is to get.
+    let apart = |fd| rustix::io::fcntl_dupfd_cloexec(fd, READY.max(WAIT) + 1);
+    let (Ok(ready), Ok(wait)) = (apart(ready), apart(wait)) else { kernel::exit_now(255) };
     for (fd, number) in [(ready, READY), (wait, WAIT)] {
         // SAFETY: the number is not owned by anything in this process, which is about to execute another program.
         let mut target = unsafe { OwnedFd::from_raw_fd(number) };

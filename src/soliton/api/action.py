@@ -279,6 +279,10 @@ def start(
     call: Call | None = None,
 ) -> NoReturn:
     """Starts the container; this process becomes it. fetching: see `find_image`. call: if the plan may be stored."""
+    if request.image.startswith("instance://"):
+        from soliton.api.instance import join
+
+        join(request)
     image = find_image(request, fetching)
     root = image.require_root()
     if request.unsquash and isinstance(root, ImageRoot):

@@ -8,6 +8,8 @@ from soliton.launch.request import ActionRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
     from soliton.launch.request import Action
@@ -32,7 +34,15 @@ def test(invocation: Invocation) -> int:
 
 def request_of(action: Action, invocation: Invocation) -> ActionRequest:
     """What the command line asks for."""
-    flag, text, words = invocation.flag, invocation.text, invocation.words
+    known = invocation.options
+
+    def flag(name: str) -> bool:
+        return name in known and invocation.flag(name)
+
+    def text(name: str) -> str | None:
+        return invocation.text(name) if name in known else None
+
+    words = invocation.words
     return ActionRequest(
         action=action,
         image=invocation.positionals[0],
@@ -103,21 +113,36 @@ def _read(name: str) -> str:
         raise SolitonError(f"the environment file `{name}` cannot be read", why=error.strerror) from None
 
 
-def _start(action: Action, invocation: Invocation) -> int:
-    from soliton.api.action import start
+def fetching_of(invocation: Invocation) -> Callable[[], PullOptions]:
+    """How an image is fetched, asked only if it has to be."""
 
     def fetching() -> PullOptions:
         from soliton.cli.pull import options_of
 
         return options_of(invocation)._replace(offline_is_fine=True)
 
-    request = request_of(action, invocation)
+    return fetching
+
+
+def _start(action: Action, invocation: Invocation) -> int:
+    from soliton.api.action import start
+
+    request, fetching = request_of(action, invocation), fetching_of(invocation)
+    joining = request.image.startswith("instance://")
     if invocation.flag("explain"):
+        if joining:
+            raise SolitonError(
+                "an instance that is running cannot be explained", remedy="use `--explain` with its image"
+            )
         from soliton.cli.explain import show
 
         return show(request, fetching, as_json=invocation.flag("json"))
     if invocation.flag("json"):
         raise UsageError("`--json` is a form of `--explain`", remedy="give both, or leave `--json` out")
+    if joining:
+        from soliton.cli.instance import say_what_has_no_effect
+
+        say_what_has_no_effect(invocation)
     return start(request, fetching, _storing(invocation))
 
 

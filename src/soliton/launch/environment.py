@@ -108,6 +108,8 @@ def compile_environment(
         "BIND": ",".join(destinations),
         "ENVIRONMENT": "/.singularity.d/env/91-environment.sh",
     }
+    if request.instance:
+        own["INSTANCE"] = request.instance
     if request.app:
         own["APPNAME"] = request.app
     if request.no_eval:

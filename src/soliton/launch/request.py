@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    Action = Literal["exec", "run", "shell", "test"]
+    Action = Literal["exec", "run", "shell", "test", "start"]
 
 
 @record
@@ -77,6 +77,7 @@ class ActionRequest:
     ignore_subordinate_ids: bool = False
     shell: str | None = None
     tmpdir: str | None = None
+    instance: str | None = None
     origins: Mapping[str, tuple[str, ...]] = {}
 
     def settled(self) -> ActionRequest:

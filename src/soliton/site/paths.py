@@ -41,6 +41,18 @@ def configuration(environment: Mapping[str, str], home: str) -> str:
     return os.path.join(base if os.path.isabs(base) else os.path.join(home, ".config"), "soliton")
 
 
+def records_of_user(environment: Mapping[str, str], home: str) -> str:
+    """Where peers' tools look for a user's instances: `SOLITON_CONFIGDIR` (or a peer's name for it), else `~/.apptainer`."""
+    chosen = variable(environment, "CONFIGDIR")
+    return os.path.abspath(chosen) if chosen else os.path.join(home, ".apptainer")
+
+
+def runtime(environment: Mapping[str, str], uid: int) -> str:
+    """For what belongs to this machine and this boot: `$XDG_RUNTIME_DIR/soliton`, else `/tmp/soliton-UID`."""
+    base = environment.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(base, "soliton") if os.path.isabs(base) else f"/tmp/soliton-{uid}"
+
+
 def filled(directive: str, text: str, environment: Mapping[str, str], home: str) -> str:
     """A configured path with `~` and variables replaced. Raises SolitonError for a variable that is not set."""
     if text == "~" or text.startswith("~/"):

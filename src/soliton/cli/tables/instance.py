@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from soliton.cli.commands import Command
+from soliton.cli.commands import Command, Example
 from soliton.cli.options import INTEGER, TEXT, Option
 from soliton.cli.tables.action_options import BACKGROUND, COMMON, RUNSCRIPT_TIMEOUT
 
@@ -24,6 +24,13 @@ COMMANDS = (
                 least=2,
                 most=None,
                 options=(*COMMON, *BACKGROUND),
+                handler="soliton.cli.instance:start",
+                description=(
+                    "Starts the image's startscript in the background, with the arguments, and leaves the container there until it"
+                    " is stopped, whether the script goes on or ends. NAME is made of letters, digits, `.`, `_` and `-`."
+                    " `soliton exec instance://NAME` runs a command in it."
+                ),
+                examples=(Example("soliton instance start image.sif web", "start it", "image.sif"),),
             ),
             Command(
                 "run",
@@ -32,12 +39,35 @@ COMMANDS = (
                 least=2,
                 most=None,
                 options=(*COMMON, *BACKGROUND, RUNSCRIPT_TIMEOUT),
+                handler="soliton.cli.instance:run",
+                examples=(
+                    Example(
+                        "soliton instance run image.sif job one two",
+                        "the image's program, in the background",
+                        "image.sif",
+                    ),
+                ),
             ),
             Command(
                 "stop",
                 "[NAME]",
                 "stop instances",
                 most=1,
+                handler="soliton.cli.instance:stop",
+                description=(
+                    "Sends the signal to what the instance started, and kills what is left after the timeout. NAME may be a"
+                    " pattern."
+                ),
+                examples=(
+                    Example("soliton instance stop web", "ask it to end", "image.sif", "web"),
+                    Example(
+                        "soliton instance stop --signal TERM --timeout 60 web",
+                        "and be patient",
+                        "image.sif",
+                        "web",
+                    ),
+                    Example("soliton instance stop --all", "every one", "image.sif", "web"),
+                ),
                 options=(
                     ONE_USER,
                     Option("all", "a", keys=("ALL",), help="every instance"),
@@ -61,11 +91,17 @@ COMMANDS = (
                 "[PATTERN]",
                 "show instances",
                 most=1,
+                handler="soliton.cli.instance:list_",
+                examples=(
+                    Example("soliton instance list", "those that run here"),
+                    Example("soliton instance list --json 'w*'", "for programs, those whose names match"),
+                    Example("soliton instance list --logs", "where their output is"),
+                ),
                 options=(
                     USER,
                     JSON,
                     Option("logs", "l", keys=("LOGS",), help="show where the logs are"),
-                    Option("all", "a", keys=("ALL",), help="of every user and host (root only)"),
+                    Option("all", "a", keys=("ALL",), help="also what is held for --sharens"),
                 ),
             ),
             Command(

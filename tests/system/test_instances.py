@@ -1,0 +1,457 @@
+"""Containers in the background: what a user sees of them, and that none of their processes is ever left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.program import Program, Result, interrupt
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+
+RECIPE = """\
+Bootstrap: busybox
+
+%startscript
+    trap 'echo ended by INT; exit 0' INT
+    trap 'echo ended by USR1; exit 0' USR1
+    echo complaint >&2
+    echo "started: $*"
+    while :; do sleep 0.1; done
+
+%runscript
+    echo "run: $*"
+
+%appstart one
+    echo "app one: $*"
+    exec sleep 1000
+"""
+
+
+@pytest.fixture(scope="session")
+def service(shared: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image whose startscript goes on until it is told to end."""
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "service.def").write_text(RECIPE)
+    target = folder / "service äöü.sif"
+    shared("build", target, folder / "service.def").ok()
+    return target
+
+
+@pytest.fixture
+def instances(soliton: Program) -> Iterator[Program]:
+    """The program; whatever runs at the end of the test is stopped, and nothing remains."""
+    yield soliton
+    soliton("instance", "stop", "--all", "--force")
+    eventually(lambda: not processes(soliton), lambda: f"left: {processes(soliton)}")
+    assert not list(soliton.home.glob(".apptainer/instances/app/*/*/*"))
+
+
+def eventually(
+    condition: Callable[[], object], say: Callable[[], str] = lambda: "it never came about"
+) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(say())
+
+
+#: Of every monitor that was seen: each leads a session, which all processes of its container stay in.
+SESSIONS: set[int] = set()
+
+
+def processes(soliton: Program) -> set[int]:
+    """Processes of soliton that have not ended and were started with this home."""
+    mark = f"HOME={soliton.home}".encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if not entry.name.isdigit() or entry.stat().st_uid not in (os.getuid(), 0):
+                continue
+            name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+            state, session = rest.split()[0], int(rest.split()[3])
+            if state in "ZX" or not name.startswith("soliton"):
+                continue
+            if session in SESSIONS or mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.add(int(entry.name))
+                if session == int(entry.name) and name == "soliton":
+                    SESSIONS.add(session)
+        except OSError:
+            continue
+    return found
+
+
+def record(soliton: Program, name: str) -> dict[str, object]:
+    (path,) = soliton.home.glob(f".apptainer/instances/app/*/{ME}/{name}/{name}.json")
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def names(soliton: Program, *words: str) -> list[str]:
+    listed = json.loads(soliton("instance", "list", "--json", *words).ok().out)
+    return [entry["instance"] for entry in listed["instances"]]
+
+
+def log(soliton: Program, name: str, kind: str = "out") -> str:
+    (path,) = soliton.home.glob(f".apptainer/instances/logs/*/{ME}/{name}.{kind}")
+    return path.read_text()
+
+
+def begin(soliton: Program, *words: str | Path) -> None:
+    """Starts an instance of the service, and waits until it listens to signals."""
+    soliton("instance", "start", *words).ok()
+    eventually(lambda: "started" in log(soliton, str(words[-1])))
+
+
+def ends(number: object) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
+    except OSError:
+        return True
+
+
+def fatal(result: Result) -> str:
+    assert result.status == 255, result
+    lines = [line for line in result.err.splitlines() if not line.startswith(("INFO:", "WARNING:"))]
+    assert lines and lines[0].startswith("FATAL:   ") and len(lines) <= 3, result.err
+    return "\n".join(lines)
+
+
+def test_a_life(instances: Program, service: Path) -> None:
+    """Start, look, join, stop; the shapes of output are the peers'."""
+    result = instances("instance", "start", service, "web.1", "one", "two").ok()
+    assert (result.out, result.err) == ("", "INFO:    instance started successfully\n")
+
+    known = record(instances, "web.1")
+    assert known["user"] == ME and known["image"] == str(service) and known["userns"] is True
+    title = Path(f"/proc/{known['ppid']}/cmdline").read_bytes()
+    assert title.startswith(f"Apptainer instance: {ME} [web.1]\0".encode())
+
+    pid = str(known["pid"])
+    assert instances("instance", "list").ok().out == (
+        f"INSTANCE NAME    PID{' ' * (len(pid) + 1)}IP    IMAGE\nweb.1            {pid}    {'':6}{service}\n"
+    )
+    listed = json.loads(instances("instance", "list", "-j", "w*").ok().out)["instances"]
+    assert [(entry["instance"], entry["pid"], entry["img"]) for entry in listed] == [
+        ("web.1", known["pid"], str(service))
+    ]
+    assert instances("instance", "list", "--json", "x*").ok().out == '{\n\t"instances": []\n}\n'
+    logs = instances("instance", "list", "--logs").ok().out.splitlines()
+    assert logs[0].split() == ["INSTANCE", "NAME", "PID", "LOGS"]
+    assert logs[1].endswith("web.1.err") and logs[2].strip().endswith("web.1.out")
+
+    inside = instances(
+        "exec", "instance://web.1", "sh", "-c", "id -u; pwd; cat /proc/1/comm; echo $APPTAINER_INSTANCE"
+    )
+    assert inside.ok().out.split() == [str(os.getuid()), str(instances.cwd), "soliton-init", "web.1"]
+    assert instances("run", "instance://web.1", "a").ok().out == "run: a\n"
+    assert instances("shell", "instance://web.1", stdin="echo $((6*7))\n").ok().out.strip().endswith("42")
+    assert instances("exec", "instance://web.1", "sh", "-c", "exit 7").status == 7
+
+    stopped = instances("instance", "stop", "web.1").ok()
+    assert stopped.err == f"INFO:    Stopping web.1 instance of {service} (PID={pid})\n"
+    assert log(instances, "web.1") == "started: one two\nended by INT\n"
+    assert log(instances, "web.1", "err") == "complaint\n"
+    assert names(instances) == []
+
+
+def test_all_namespaces_are_joined(instances: Program, service: Path) -> None:
+    instances(
+        "instance",
+        "start",
+        "--ipc",
+        "--uts",
+        "--hostname",
+        "there",
+        "--net",
+        "--network",
+        "none",
+        service,
+        "a",
+    ).ok()
+    look = (
+        "for ns in user mnt pid ipc uts net; do readlink /proc/self/ns/$ns; done; hostname; cat /etc/hostname"
+    )
+    one, two = (instances("exec", "instance://a", "sh", "-c", look).ok().out.split() for _ in range(2))
+    assert one == two and one[-2:] == ["there", "there"]
+    here = {os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt", "pid", "ipc", "uts", "net")}
+    assert not here & set(one)
+
+
+def test_joining_takes_the_environment_of_the_caller_and_gives_nothing_more(
+    instances: Program, service: Path
+) -> None:
+    instances.having(WHERE="start")("instance", "start", "--env", "ONLY=start", service, "a").ok()
+    show = "echo $WHERE-$ONLY-$ADDED; grep -E '^(CapEff|CapPrm|CapAmb|NoNewPrivs)' /proc/self/status; umask"
+    out = (
+        instances.having(WHERE="join")("exec", "--env", "ADDED=x", "instance://a", "sh", "-c", show).ok().out
+    )
+    head, *rest = out.split("\n")
+    assert head == "join--x"
+    assert "\n".join(rest).count("\t0000000000000000") == 3 and "NoNewPrivs:\t1" in rest
+    warned = instances("exec", "--bind", "/tmp:/mnt", "instance://a", "true").ok().err
+    assert warned == "WARNING: `--bind` has no effect in an instance that is running\n"
+    assert instances.having(SOLITON_BIND="/tmp:/mnt")("exec", "instance://a", "true").ok().err == ""
+    elsewhere = instances("exec", "--cwd", "/etc", "instance://a", "pwd").ok().out
+    assert elsewhere == "/etc\n"
+
+
+def test_a_fakeroot_instance_is_joined_as_root(instances: Program, service: Path) -> None:
+    instances("instance", "start", "--fakeroot", "--writable-tmpfs", service, "r").ok()
+    instances("exec", "instance://r", "sh", "-c", "echo x > /etc/made; chmod 600 /etc/made").ok()
+    out = instances("exec", "instance://r", "sh", "-c", "id -u; cat /etc/made; echo $HOME").ok().out
+    assert out == "0\nx\n/root\n"
+
+
+def test_the_container_outlives_its_startscript(instances: Program, busybox_sif: Path) -> None:
+    """As with peers: images without a startscript make good instances, too."""
+    instances("instance", "start", "--contain", busybox_sif, "idle").ok()
+    instances("exec", "instance://idle", "sh", "-c", "sleep 1000 >&- 2>&- & echo $! > /tmp/pid").ok()
+    assert instances("exec", "instance://idle", "sh", "-c", "kill -0 $(cat /tmp/pid)").ok()
+    instances("instance", "run", busybox_sif, "ran").ok()
+    assert names(instances) == ["idle", "ran"]
+    instances("instance", "stop", "idle").ok()
+    assert names(instances) == ["ran"]
+
+
+def test_an_app_of_the_image(instances: Program, service: Path) -> None:
+    instances("instance", "start", "--app", "one", service, "a", "x").ok()
+    eventually(lambda: log(instances, "a") == "app one: x\n")
+
+
+def test_logs_are_appended_and_stay(instances: Program, busybox_sif: Path) -> None:
+    for word in ("one", "two"):
+        instances("instance", "run", busybox_sif, "a", "-c", f"echo {word}").ok()
+        eventually(lambda word=word: word in log(instances, "a"))
+        instances("instance", "stop", "a").ok()
+    assert log(instances, "a") == "one\ntwo\n"
+
+
+def test_stopping(instances: Program, service: Path) -> None:
+    for name in ("a1", "a2", "b"):
+        begin(instances, service, name)
+    instances("instance", "stop", "--signal", "usr1", "b").ok()
+    assert log(instances, "b").endswith("ended by USR1\n")
+    instances("instance", "stop", "a*").ok()
+    assert names(instances) == []
+    # Nobody listens to this one.
+    begin(instances, service, "deaf")
+    stubborn = instances("instance", "stop", "-s", "SIGWINCH", "-t", "0", "deaf").ok()
+    assert "Killing deaf instance" in stubborn.err and names(instances) == []
+    for words in (["nobody"], ["--all"]):
+        nothing = instances("instance", "stop", *words)
+        assert nothing.status == 1 and "no instance found" in nothing.err
+    assert instances("instance", "stop").status == 1
+    assert "is not a signal" in fatal(instances("instance", "stop", "-s", "SIGNOTHING", "b"))
+
+
+def test_a_pid_file(instances: Program, service: Path) -> None:
+    begin(instances, "--pid-file", "here.pid", service, "a")
+    text = (instances.cwd / "here.pid").read_text()
+    assert text == f"{record(instances, 'a')['pid']}\n"
+    # What a service manager does with it.
+    os.kill(int(text), signal.SIGINT)
+    eventually(lambda: names(instances) == [])
+    assert log(instances, "a").endswith("ended by INT\n")
+    assert "pid file" in fatal(instances("instance", "start", "--pid-file", "/no/such/dir", service, "a"))
+    assert names(instances) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "ä", "x" * 300])
+def test_names_that_are_none(instances: Program, service: Path, name: str) -> None:
+    assert "not a valid instance name" in fatal(instances("instance", "start", service, name))
+
+
+def test_what_cannot_be_joined_or_started(instances: Program, service: Path) -> None:
+    assert "no instance found" in fatal(instances("exec", "instance://nobody", "true"))
+    instances("instance", "start", service, "a").ok()
+    assert "already exists" in fatal(instances("instance", "start", service, "a"))
+    assert "another instance" in fatal(instances("instance", "start", "instance://a", "b"))
+    assert "no-such" in fatal(instances("exec", "instance://a", "no-such"))
+    assert "missing.sif" in fatal(instances("instance", "start", "missing.sif", "b"))
+    assert "/no/such" in fatal(instances("instance", "start", "--bind", "/no/such", service, "b"))
+    assert names(instances) == ["a"]
+
+
+def test_a_payload_that_cannot_be_executed_is_told(
+    instances: Program, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    subprocess.run(["cp", "-a", busybox_sandbox, root], check=True)
+    (root / ".singularity.d").mkdir()
+    for text in ("#!/no/such/shell\ntrue\n", "no script\n"):
+        (root / ".singularity.d/startscript").write_text(text)
+        (root / ".singularity.d/startscript").chmod(0o755)
+        if text.startswith("#!"):
+            assert "startscript" in fatal(instances("instance", "start", root, "a"))
+    (root / ".singularity.d/startscript").chmod(0o644)
+    assert "startscript" in fatal(instances("instance", "start", root, "a"))
+    assert names(instances) == []
+
+
+def test_of_many_starts_of_one_name_one_wins(instances: Program, service: Path) -> None:
+    starts = [instances.start("instance", "start", service, "one") for _ in range(6)]
+    outcomes = [(*process.communicate(), process.returncode) for process in starts]
+    assert sorted(status for _, _, status in outcomes) == [0] + [255] * 5
+    assert names(instances) == ["one"]
+    # And when a stale record is in the way of all.
+    os.kill(int(str(record(instances, "one")["ppid"])), signal.SIGKILL)
+    starts = [instances.start("instance", "start", service, "one") for _ in range(6)]
+    outcomes = [(*process.communicate(), process.returncode) for process in starts]
+    assert sorted(status for _, _, status in outcomes) == [0] + [255] * 5
+
+
+@pytest.mark.parametrize("who", ["monitor", "init", "payload"])
+def test_when_one_of_its_processes_is_killed(instances: Program, service: Path, who: str) -> None:
+    instances("instance", "start", service, "a").ok()
+    known = record(instances, "a")
+    payload = Path(f"/proc/{known['pid']}/task/{known['pid']}/children").read_text().split()
+    victim = {"monitor": known["ppid"], "init": known["pid"], "payload": payload[0]}[who]
+    os.kill(int(str(victim)), signal.SIGKILL)
+    if who == "payload":
+        eventually(lambda: ends(payload[0]))
+        assert names(instances) == ["a"]
+        instances("instance", "stop", "a").ok()
+    eventually(lambda: all(ends(number) for number in (known["ppid"], known["pid"], *payload)))
+    assert names(instances) == []
+
+
+def test_a_record_of_before_the_boot_or_of_another_process_heals(instances: Program, service: Path) -> None:
+    instances("instance", "start", service, "a").ok()
+    (path,) = instances.home.glob(".apptainer/instances/app/*/*/a/a.json")
+    text = path.read_text()
+    instances("instance", "stop", "a").ok()
+    for stale in (
+        text,
+        text.replace(f'"ppid": {json.loads(text)["ppid"]}', f'"ppid": {os.getpid()}'),
+        "{",
+        "",
+    ):
+        path.parent.mkdir()
+        path.write_text(stale)
+        assert names(instances) == []
+        assert not path.parent.exists()
+        path.parent.mkdir()
+        path.write_text(stale)
+        instances("instance", "start", service, "a").ok()
+        instances("instance", "stop", "a").ok()
+
+
+def test_neither_a_closed_terminal_nor_the_starters_end_matters(instances: Program, service: Path) -> None:
+    """Started by a shell on a terminal of its own, which is then hung up."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(instances.cwd)
+        os.execve(
+            instances.name, [instances.name, "instance", "start", str(service), "a"], instances.environment()
+        )
+    while True:
+        try:
+            if not os.read(terminal, 1000):
+                break
+        except OSError:
+            break
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    known = record(instances, "a")
+    assert os.getsid(int(str(known["ppid"]))) == known["ppid"]
+    assert names(instances) == ["a"]
+
+
+def test_its_output_does_not_keep_a_pipe_open(instances: Program, service: Path) -> None:
+    result = instances("instance", "start", service, "a").ok()  # reads both streams to their ends
+    assert result.err == "INFO:    instance started successfully\n"
+    known = record(instances, "a")
+    for number in (known["ppid"],):
+        links = [os.readlink(entry) for entry in Path(f"/proc/{number}/fd").iterdir()]
+        assert not [link for link in links if link.startswith("pipe:")]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_the_start_leaves_nothing(
+    instances: Program, tmp_path: Path, busybox_sandbox: Path, how: int
+) -> None:
+    """The image's environment script holds the start up, so that it can be ended in the middle."""
+    root = tmp_path / "slow"
+    subprocess.run(["cp", "-a", busybox_sandbox, root], check=True)
+    (root / ".singularity.d/env").mkdir(parents=True)
+    (root / ".singularity.d/env/10-slow.sh").write_text("sleep 1000 & wait\n")
+    process = instances.start("instance", "start", "--contain", root, "a")
+    eventually(lambda: len(processes(instances)) >= 3)
+    os.kill(process.pid, how)
+    if how == signal.SIGKILL:
+        process.communicate()
+    else:
+        assert interrupt(process).status != 0
+    eventually(lambda: not processes(instances))
+    assert names(instances) == []
+
+
+def test_a_home_that_cannot_be_written(instances: Program, service: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    elsewhere = instances.having(HOME=str(closed), XDG_RUNTIME_DIR=str(runtime))
+    elsewhere("instance", "start", service, "a").ok()
+    assert names(elsewhere) == ["a"]
+    elsewhere("exec", "instance://a", "true").ok()
+    elsewhere("instance", "stop", "a").ok()
+    assert names(elsewhere) == []
+
+
+def test_many_things_at_once(instances: Program, service: Path) -> None:
+    """Joining from several sides while others start and stop."""
+    instances("instance", "start", service, "a").ok()
+    failures: list[Result] = []
+
+    def join() -> None:
+        for _ in range(5):
+            result = instances("exec", "instance://a", "true")
+            if result.status:
+                failures.append(result)
+
+    threads = [threading.Thread(target=join) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(3):
+        instances("instance", "start", service, f"b{number}").ok()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert names(instances) == ["a", "b0", "b1", "b2"]
+    instances("instance", "stop", "--all").ok()
+
+
+def test_a_command_inside_ends_with_the_instance_and_by_signals(instances: Program, service: Path) -> None:
+    instances("instance", "start", service, "a").ok()
+    joined = instances.start("exec", "instance://a", "sleep", "1000")
+    other = instances.start("exec", "instance://a", "sleep", "1000")
+    eventually(lambda: instances("exec", "instance://a", "ps").out.count("sleep 1000") >= 2)
+    joined.terminate()
+    assert joined.wait(60) == 128 + signal.SIGTERM
+    instances("instance", "stop", "a").ok()
+    assert other.wait(60) != 0
+    for process in (joined, other):
+        process.communicate()
+
+
+def test_the_instance_stays_in_the_control_group_of_its_starter(instances: Program, service: Path) -> None:
+    """So that the end of a batch job is the end of its instances."""
+    instances("instance", "start", service, "a").ok()
+    known = record(instances, "a")
+    mine = Path("/proc/self/cgroup").read_text()
+    for number in (known["ppid"], known["pid"]):
+        assert Path(f"/proc/{number}/cgroup").read_text() == mine
