@@ -147,7 +147,6 @@ def test_a_registry_that_cannot_be_reached(soliton: Program) -> None:
 def test_flags_that_are_not_built_yet_say_so(soliton: Program, busybox_sif: Path) -> None:
     for flag in (
         ["--nvccli"],
-        ["--apply-cgroups", "x.toml"],
         ["--fusemount", "host:x /y"],
     ):
         message = fatal(soliton("exec", *flag, busybox_sif, "true"))

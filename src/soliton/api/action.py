@@ -273,6 +273,14 @@ def tell_of_guard(request: ActionRequest, plan: Plan, host: hosts.Host) -> str |
     return line
 
 
+def enter_limits(request: ActionRequest) -> None:
+    """Moves this process, and with it the container, into a control group with the limits that were asked for."""
+    if request.limits is not None:
+        from soliton.api.limits import enter
+
+        enter(request.limits, "container")
+
+
 def start(
     request: ActionRequest,
     fetching: Callable[[], PullOptions] | None = None,
@@ -288,12 +296,13 @@ def start(
     if request.unsquash and isinstance(root, ImageRoot):
         from soliton.api.unpacked import run_unpacked
 
+        enter_limits(request)
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
     told = tell_of_guard(request, plan, host)
-    # What a driver brings changes with the driver: such plans are made each time.
-    if asks_for_devices(request, configuration.current().config):
+    # What a driver brings changes with the driver, and a control group is made for one start: such plans are made each time.
+    if asks_for_devices(request, configuration.current().config) or request.limits is not None:
         call = None
     if call is not None:
         for path in configuration.current().looked_at:
@@ -301,4 +310,5 @@ def start(
         from soliton.launch.shortcut import store
 
         store(call, request, image, plan, host, compiler(request, image), told)
+    enter_limits(request)
     core.become("launch", plan)

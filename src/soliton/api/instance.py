@@ -23,7 +23,7 @@ from soliton.launch.instance import Instance, Place
 from soliton.launch.mounts import home_of
 from soliton.launch.plan import DirectoryRoot, ReadOnlySurface
 from soliton.record import replace
-from soliton.site import configuration
+from soliton.site import config as configuration
 from soliton.site import host as hosts
 from soliton.site import paths
 
@@ -132,7 +132,12 @@ def start(
     request = replace(request, instance=name, pid=True)
     plan = prepare(request, image)
     with _pid_file(pid_file) as write_pid:
-        instance = launch(plan, place, name, request, image=image.path)
+        cgroup = None
+        if request.limits is not None:
+            from soliton.api.limits import enter as enter_limits
+
+            cgroup = enter_limits(request.limits, name)
+        instance = launch(plan, place, name, request, image=image.path, cgroup=cgroup)
         write_pid(instance.pid)
     return instance
 
@@ -173,6 +178,7 @@ def launch(
     request: ActionRequest,
     *,
     image: str,
+    cgroup: str | None = None,
     sharens: bool = False,
     until: int | None = None,
 ) -> Instance:
@@ -221,6 +227,7 @@ def launch(
                         monitor_pid=monitor.pid,
                         log_out=out_path,
                         log_err=err_path,
+                        cgroup=cgroup,
                         userns=bool(plan.identity.uid_map),
                         fakeroot=request.fakeroot,
                         contain=request.settled().contain,
@@ -406,6 +413,10 @@ def enter(request: ActionRequest, instance: Instance) -> NoReturn:
             f"instance `{instance.name}` was started by another program", remedy="join it with that one"
         )
     plan = plan_to_join(request, instance, hosts.look())
+    if instance.cgroup is not None:
+        from soliton.site.cgroups import join as join_group
+
+        join_group(instance.cgroup)
     messages.debug(f"joining the namespaces of process {instance.monitor.pid}")
     core.become("join", {"plan": plan, "pid": instance.monitor.pid, "start": instance.monitor.start})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from soliton import messages
 from soliton.errors import SolitonError, UsageError
 from soliton.launch.request import ActionRequest
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from soliton.api.pull import PullOptions
     from soliton.cli.invocation import Invocation
+    from soliton.launch.limits import Asked
     from soliton.launch.request import Action
     from soliton.launch.shortcut import Call
 
@@ -101,16 +104,60 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         ignore_subordinate_ids=flag("ignore-subuid"),
         shell=text("shell") if action == "shell" else None,
         tmpdir=text("tmpdir"),
+        limits=_limits(invocation),
         origins=invocation.origins,
     )
 
 
-def _read(name: str) -> str:
+def _read(name: str, called: str = "the environment file") -> str:
     try:
         with open(name, encoding="utf-8", errors="surrogateescape") as file:
             return file.read(1 << 20)
     except OSError as error:
-        raise SolitonError(f"the environment file `{name}` cannot be read", why=error.strerror) from None
+        raise SolitonError(f"{called} `{name}` cannot be read", why=error.strerror) from None
+
+
+_LIMITS = (
+    "cpus",
+    "cpu-shares",
+    "cpuset-cpus",
+    "cpuset-mems",
+    "memory",
+    "memory-reservation",
+    "memory-swap",
+    "oom-kill-disable",
+    "pids-limit",
+    "blkio-weight",
+    "blkio-weight-device",
+    "apply-cgroups",
+)
+
+
+def _limits(invocation: Invocation) -> Asked | None:
+    """The limits of resources; whatever they need is imported only where there are some."""
+    if not any(name in invocation.given for name in _LIMITS):
+        return None
+    from soliton.launch.limits import Asked
+
+    text = invocation.text
+    cpus, file = text("cpus"), text("apply-cgroups")
+    if cpus and cpus.isdigit() and not any(word.startswith("-") for word in invocation.origins["cpus"]):
+        # Its variable is also that of `--cpu-shares`, to whom a number like 1024 is meant.
+        cpus = cpus if int(cpus) <= (os.cpu_count() or 1) else None
+    return Asked(
+        cpus=cpus,
+        cpu_shares=invocation.integer("cpu-shares") or 0,
+        cpuset_cpus=text("cpuset-cpus"),
+        cpuset_mems=text("cpuset-mems"),
+        memory=text("memory"),
+        memory_reservation=text("memory-reservation"),
+        memory_swap=text("memory-swap"),
+        oom_kill_disable=invocation.flag("oom-kill-disable"),
+        pids_limit=invocation.integer("pids-limit") or 0,
+        blkio_weight=invocation.integer("blkio-weight") or 0,
+        blkio_weight_device=invocation.words("blkio-weight-device"),
+        file=None if file is None else _read(file, "the control group file"),
+    )
 
 
 def fetching_of(invocation: Invocation) -> Callable[[], PullOptions]:

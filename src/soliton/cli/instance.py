@@ -164,3 +164,58 @@ def _signal(text: str) -> int:
             f"`{text}` is not a signal", remedy="use a name as SIGTERM or TERM, or a number; see signal(7)"
         )
     return known[name]
+
+
+def stats(invocation: Invocation) -> int:
+    import sys
+    import time
+
+    from soliton.api.stats import usage
+
+    name, user = invocation.positionals[0], invocation.text("user")
+    found = instances.find(name, user=user, sharens=True)
+    if len(found) != 1:
+        raise SolitonError(
+            f"no instance found with name `{name}`"
+            if not found
+            else f"`{name}` stands for {len(found)} instances",
+            remedy="`instance list` shows those that run",
+            status=1,
+        )
+    (one,) = found
+    as_json, once = invocation.flag("json"), invocation.flag("no-stream")
+    before = usage(one)
+    if as_json:
+        if not once:
+            messages.warning("JSON output is only available for a single timepoint (--no-stream)")
+        print(json.dumps(before.as_peers(), indent="\t"))  # noqa: T201
+        return 0
+    messages.info(f"Stats for {one.name} instance of {one.image} (PID={one.pid})")
+    header = ("INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS")
+    while True:
+        time.sleep(1)
+        now = usage(one)
+        share = 100 * now.memory / now.limit if now.limit else 0.0
+        row = (
+            one.name,
+            f"{now.share_since(before):.2f}%",
+            f"{bytes_size(now.memory)} / {bytes_size(now.limit)}",
+            f"{share:.2f}%",
+            f"{bytes_size(now.read)} / {bytes_size(now.written)}",
+            str(now.tasks),
+        )
+        if not once and sys.stdout.isatty():
+            sys.stdout.write("\x1b[2J\x1b[H")
+        print(table([header, row]), flush=True)  # noqa: T201
+        if once:
+            return 0
+        before = now
+
+
+def bytes_size(number: float) -> str:
+    """As the peers write it: four digits, units of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024:
+            return f"{number:.4g}{unit}"
+        number /= 1024
+    return f"{number:.4g}PiB"

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
+    from soliton.launch.limits import Asked
+
     Action = Literal["exec", "run", "shell", "test", "start"]
 
 
@@ -78,6 +80,7 @@ class ActionRequest:
     shell: str | None = None
     tmpdir: str | None = None
     instance: str | None = None
+    limits: Asked | None = None
     origins: Mapping[str, tuple[str, ...]] = {}
 
     def settled(self) -> ActionRequest:

@@ -400,7 +400,6 @@ _LIMITS = (
         keys=("CPU_SHARES",),
         group=LIMITS,
         help="processors, fractions allowed",
-        supported=False,
     ),
     Option(
         "cpu-shares",
@@ -410,7 +409,6 @@ _LIMITS = (
         keys=("CPU_SHARES",),
         default=-1,
         group=LIMITS,
-        supported=False,
         help="weight for processor time",
     ),
     Option(
@@ -421,7 +419,6 @@ _LIMITS = (
         keys=("CPUSET_CPUS",),
         group=LIMITS,
         help="processors to run on",
-        supported=False,
     ),
     Option(
         "cpuset-mems",
@@ -431,7 +428,6 @@ _LIMITS = (
         keys=("CPUSET_MEMS",),
         group=LIMITS,
         help="memory nodes to use",
-        supported=False,
     ),
     Option(
         "memory",
@@ -441,7 +437,6 @@ _LIMITS = (
         keys=("MEMORY",),
         group=LIMITS,
         help="hard limit of memory",
-        supported=False,
     ),
     Option(
         "memory-reservation",
@@ -450,7 +445,6 @@ _LIMITS = (
         "SIZE",
         keys=("MEMORY_RESERVATION",),
         group=LIMITS,
-        supported=False,
         help="soft limit of memory",
     ),
     Option(
@@ -460,12 +454,9 @@ _LIMITS = (
         "SIZE",
         keys=("MEMORY_SWAP",),
         group=LIMITS,
-        supported=False,
         help="limit of memory and swap together, -1 for none",
     ),
-    Option(
-        "oom-kill-disable", keys=("OOM_KILL_DISABLE",), group=LIMITS, help="no OOM killer", supported=False
-    ),
+    Option("oom-kill-disable", keys=("OOM_KILL_DISABLE",), group=LIMITS, help="no OOM killer"),
     Option(
         "pids-limit",
         None,
@@ -474,7 +465,6 @@ _LIMITS = (
         keys=("PIDS_LIMIT",),
         default=0,
         group=LIMITS,
-        supported=False,
         help="number of processes, -1 for no limit",
     ),
     Option(
@@ -485,7 +475,6 @@ _LIMITS = (
         keys=("BLKIO_WEIGHT",),
         default=0,
         group=LIMITS,
-        supported=False,
         help="weight for block devices, 10 to 1000",
     ),
     Option(
@@ -495,7 +484,6 @@ _LIMITS = (
         "DEVICE:N",
         keys=("BLKIO_WEIGHT_DEVICE",),
         group=LIMITS,
-        supported=False,
         help="the same for one device",
     ),
     Option(
@@ -505,7 +493,6 @@ _LIMITS = (
         "FILE",
         keys=("APPLY_CGROUPS",),
         group=LIMITS,
-        supported=False,
         help="limits from a TOML file",
     ),
 )

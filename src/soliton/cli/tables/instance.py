@@ -108,6 +108,12 @@ COMMANDS = (
                 "stats",
                 "NAME",
                 "show what an instance uses",
+                handler="soliton.cli.instance:stats",
+                description=(
+                    "Processor time, memory, input and output, and processes: of its control group if it was started with limits,"
+                    " else summed over its processes. Repeated every second, until it is interrupted."
+                ),
+                examples=(Example("soliton instance stats --no-stream web", "once", "image.sif", "web"),),
                 least=1,
                 most=1,
                 options=(
