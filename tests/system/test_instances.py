@@ -50,8 +50,10 @@ def service(shared: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def instances(soliton: Program) -> Iterator[Program]:
     """The program; whatever runs at the end of the test is stopped, and nothing remains."""
-    yield soliton
-    soliton("instance", "stop", "--all", "--force")
+    # A server that images share outlives those whom it serves by a while.
+    alone = soliton.having(SOLITON_IMAGE_SERVER="off")
+    yield alone
+    alone("instance", "stop", "--all", "--force")
     eventually(lambda: not processes(soliton), lambda: f"left: {processes(soliton)}")
     assert not list(soliton.home.glob(".apptainer/instances/app/*/*/*"))
 
@@ -433,6 +435,19 @@ def test_many_things_at_once(instances: Program, service: Path) -> None:
     assert not failures
     assert names(instances) == ["a", "b0", "b1", "b2"]
     instances("instance", "stop", "--all").ok()
+
+
+def test_an_instance_whose_image_is_served_to_others_too(soliton: Program, service: Path) -> None:
+    soliton("exec", service, "true").ok()
+    soliton("instance", "start", service, "a").ok()
+    try:
+        look = ("sh", "-c", "readlink /proc/self/ns/user; cat /proc/1/comm")
+        user, first = soliton("exec", "instance://a", *look).ok().out.split()
+        assert first == "soliton-init"
+        assert user == soliton("exec", "instance://a", *look).ok().out.split()[0]
+        assert soliton("exec", service, "cat", "/.singularity.d/runscript").ok().out
+    finally:
+        soliton("instance", "stop", "a").ok()
 
 
 def test_a_command_inside_ends_with_the_instance_and_by_signals(instances: Program, service: Path) -> None:
