@@ -68,7 +68,7 @@ def run(words: Sequence[str]) -> int:
             return die_quietly(13)
         except OSError as error:
             show_trace()
-            messages.failure(system_error(error))
+            messages.failure(unwritten_results(error) or system_error(error))
             return FAILURE
         except Exception as error:
             show_trace()
@@ -135,6 +135,19 @@ def flush_results() -> None:
     except OSError as error:
         abandon_results()
         raise SolitonError("the output cannot be written", why=error.strerror) from error
+
+
+def unwritten_results(error: OSError) -> SolitonError | None:
+    """The failure to write results, if that is what an error is: handlers themselves do nothing else that could fail so."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if error.filename is not None or place is None:
+        return None
+    if not str(place.tb_frame.f_globals.get("__name__")).startswith("soliton.cli."):
+        return None
+    abandon_results()
+    return SolitonError("the output cannot be written", why=error.strerror)
 
 
 def abandon_results() -> None:
