@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import fixtures, suite
+from bench.binds import binds
 from bench.measure import Sample, device_sectors, once, repeat
 from bench.table import Row
 
@@ -347,6 +348,7 @@ def build(bench: Bench) -> list[Row]:
 ALL: dict[str, Callable[[Bench], list[Row]]] = {
     "pull": pull,
     "mount": mount,
+    "binds": binds,
     "read": read,
     "build": build,
 }

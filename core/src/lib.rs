@@ -4,6 +4,7 @@
 //! request and does one thing: see `docs/architecture.md`.
 
 pub mod environment;
+pub mod ext;
 pub mod fuse;
 pub mod handover;
 pub mod launch;
@@ -33,6 +34,7 @@ pub fn run_verb(verb: &str, fd: i32) -> i32 {
         "remove" => launch::remove::run(fd),
         "squash" => squash::run(fd),
         "survey" => survey::run(fd),
+        "ext-make" => ext::request::run(fd),
         _ => {
             eprintln!("FATAL:   soliton-core: unknown verb `{verb}`");
             255

@@ -56,11 +56,22 @@ pub struct ImageRoot {
     pub ids: Ids,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtRoot {
+    pub path: Text,
+    pub offset: u64,
+    pub size: u64,
+    pub writable: bool,
+    pub inside: Text,
+    pub ids: Ids,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RootRecord")]
 pub enum Root {
     Image(ImageRoot),
     Directory(Text),
+    Ext(ExtRoot),
     /// Lowest first; in all but the lowest the marks of overlayfs count. No stack holds a stack.
     Stack(Vec<Root>),
 }
@@ -78,6 +89,10 @@ struct RootRecord {
     size: u64,
     #[serde(default)]
     ids: Ids,
+    #[serde(default)]
+    writable: bool,
+    #[serde(default)]
+    inside: Text,
 }
 
 impl TryFrom<RootRecord> for Root {
@@ -92,6 +107,14 @@ impl TryFrom<RootRecord> for Root {
                 ids: record.ids,
             })),
             "directory" => Ok(Root::Directory(needed(record.path, "path")?)),
+            "ext" => Ok(Root::Ext(ExtRoot {
+                path: needed(record.path, "path")?,
+                offset: record.offset,
+                size: record.size,
+                writable: record.writable,
+                inside: record.inside,
+                ids: record.ids,
+            })),
             "stack" if record.layers.len() < 2 => Err("a stack has two layers at least".into()),
             "stack" if record.layers.iter().any(|layer| matches!(layer, Root::Stack(_))) => {
                 Err("a stack is inside a stack".into())
@@ -116,7 +139,7 @@ pub enum Layer {
 pub enum Surface {
     ReadOnly(Layer),
     Tmpfs { size: u64 },
-    Upper { upper: Text, work: Text },
+    Upper { upper: Text, work: Text, image: Option<ExtRoot> },
     Direct,
 }
 
@@ -129,6 +152,7 @@ struct SurfaceRecord {
     size: Option<u64>,
     upper: Option<Text>,
     work: Option<Text>,
+    image: Option<Root>,
 }
 
 impl TryFrom<SurfaceRecord> for Surface {
@@ -141,6 +165,11 @@ impl TryFrom<SurfaceRecord> for Surface {
             "upper" => Ok(Surface::Upper {
                 upper: needed(record.upper, "upper")?,
                 work: needed(record.work, "work")?,
+                image: match record.image {
+                    None => None,
+                    Some(Root::Ext(image)) => Some(image),
+                    Some(_) => return Err("only an ext image has an upper directory inside".into()),
+                },
             }),
             "direct" => Ok(Surface::Direct),
             other => Err(format!("no surface is of the kind `{other}`")),
@@ -161,6 +190,15 @@ pub struct Bind {
     pub nodev: bool,
     pub noexec: bool,
     pub optional: bool,
+}
+
+/// Something of another image: `source` inside `root`.
+#[derive(Debug, Clone)]
+pub struct DataBind {
+    pub root: Root,
+    pub source: Text,
+    pub target: Text,
+    pub read_only: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -200,6 +238,7 @@ pub struct GroupFile {
 #[serde(try_from = "MountRecord")]
 pub enum Mount {
     Bind(Bind),
+    Data(DataBind),
     Tmpfs(Tmpfs),
     Proc { target: Text },
     Sys { target: Text },
@@ -216,6 +255,7 @@ struct MountRecord {
     kind: String,
     target: Option<Text>,
     source: Option<Text>,
+    root: Option<Root>,
     #[serde(default)]
     read_only: bool,
     nosuid: Option<bool>,
@@ -261,6 +301,12 @@ impl TryFrom<MountRecord> for Mount {
                 nodev: record.nodev.unwrap_or(true),
                 noexec: record.noexec,
                 optional: record.optional,
+            }),
+            "data" => Mount::Data(DataBind {
+                root: needed(record.root, "root")?,
+                source: needed(record.source, "source")?,
+                target: needed(record.target, "target")?,
+                read_only: record.read_only,
             }),
             "tmpfs" => Mount::Tmpfs(Tmpfs {
                 target: needed(record.target, "target")?,

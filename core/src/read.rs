@@ -69,6 +69,7 @@ fn read(request: &Request) -> Result<Vec<Value>> {
         Root::Image(image) => Box::new(InImage(open_image(image)?)),
         Root::Directory(path) => Box::new(InDirectory(open_directory(path)?)),
         Root::Stack(layers) => Box::new(stack::open(layers)?),
+        Root::Ext(_) => return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
     };
     let mut answers = Vec::new();
     let mut left = LARGEST_ANSWER;

@@ -127,10 +127,10 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
             let wanted = if request.contents { Wanted::Everything } else { Wanted::Only(&none) };
             directory::read(path.as_path(), how, 0, &wanted, &count, &mut sink)?
         }
-        Root::Stack(_) => {
+        Root::Stack(_) | Root::Ext(_) => {
             return Err(Failure {
                 code: "bad-request",
-                message: "a stack is not surveyed".into(),
+                message: "only an image or a directory is surveyed".into(),
                 path: None,
             });
         }

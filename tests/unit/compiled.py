@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 from soliton.cli.action import request_of
 from soliton.cli.parser import parse
 from soliton.launch.compile import compile as compile_plan
-from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot, Mount, Plan
+from soliton.launch.plan import Bind, DirectoryRoot, ExtRoot, ImageRoot, Mount, Plan
+from soliton.launch.stack import Over
 from soliton.record import replace
 from soliton.site.config import Config
 from soliton.site.host import Host, SubordinateIds
@@ -45,7 +46,8 @@ def plan_for(
     variables: Mapping[str, str] | None = None,
     *,
     host: Host = CALLER,
-    root: ImageRoot | DirectoryRoot = IMAGE,
+    root: ImageRoot | DirectoryRoot | ExtRoot = IMAGE,
+    over: Over | None = None,
     config: Config | None = None,
     subordinate: SubordinateIds | None = None,
     program: str = "soliton",
@@ -57,7 +59,14 @@ def plan_for(
     request = request_of(cast("Action", invocation.command[0]), invocation)
     host = replace(host, environment=variables or {})
     return compile_plan(
-        request, root, root.path, config or Config(), host, subordinate=subordinate, network=network
+        request,
+        root,
+        root.path,
+        config or Config(),
+        host,
+        over=over,
+        subordinate=subordinate,
+        network=network,
     )
 
 

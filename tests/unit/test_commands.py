@@ -30,7 +30,7 @@ WITHOUT_EFFECT = {
 
 
 #: The same for single commands: `pull` writes beside its target only and keeps what was fetched.
-WITHOUT_EFFECT_IN = {"build": {"fakeroot"}, "pull": {"no-cleanup", "tmpdir"}}
+WITHOUT_EFFECT_IN = {"build": {"fakeroot"}, "pull": {"no-cleanup", "tmpdir"}, "overlay": {"tmpdir"}}
 
 
 @pytest.mark.parametrize("command", [c for _, c in BUILT], ids=[" ".join(p) for p, _ in BUILT])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from soliton.errors import NotSupported, SolitonError
+from soliton.errors import SolitonError
 from soliton.launch.plan import (
     Bind,
+    DataBind,
     Dev,
+    ExtRoot,
     GroupFile,
+    ImageRoot,
     PasswdFile,
     Proc,
     SynthesizedFile,
     Sys,
     Tmpfs,
 )
+from soliton.launch.stack import Over
 from soliton.record import replace
 from soliton.site.config import Config
 from tests.unit.compiled import CALLER, ROOT, SANDBOX, at, bound, plan_for
@@ -112,17 +116,52 @@ def test_a_bind_that_makes_no_sense_is_named(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "image", "wanted"),
     [
-        ["--bind", "/a.img:/b:image-src=/x"],
-        ["--bind", "/a.img:/b:id=2"],
-        ["--mount", "type=bind,source=/a,destination=/b,image-src=/x"],
-        ["--mount", "type=bind,source=/a,destination=/b,id=2"],
+        (["--bind", "/a.img:/b:image-src=/x"], ("/a.img", None), ("/x", "/b", False)),
+        (["--bind", "/a.img:/b:ro,image-src=/x"], ("/a.img", None), ("/x", "/b", True)),
+        (["--bind", "/a.sif:/b:id=4"], ("/a.sif", 4), ("/", "/b", False)),
+        (
+            ["--mount", "type=bind,source=/a,destination=/b,image-src=/x,id=2,ro"],
+            ("/a", 2),
+            ("/x", "/b", True),
+        ),
+        (["--data", "/a:/b"], ("/a", None), ("/", "/b", True)),
     ],
 )
-def test_data_images_are_refused_and_not_bound_as_files(words: list[str]) -> None:
-    with pytest.raises(NotSupported):
+def test_images_are_bound_from(
+    words: list[str], image: tuple[str, int | None], wanted: tuple[str, str, bool]
+) -> None:
+    over = Over(images={image: ExtRoot(image[0], 0, 1 << 26, writable=not wanted[2])})
+    (bind,) = at(plan_for(["exec", *words, "IMAGE", "x"], over=over), wanted[1])
+    assert isinstance(bind, DataBind)
+    assert (bind.source, bind.target, bind.read_only) == wanted
+
+
+def test_what_cannot_be_written_is_bound_read_only() -> None:
+    over = Over(images={("/a", None): ImageRoot("/a", 0, 4096)})
+    (bind,) = at(plan_for("exec --bind /a:/b:image-src=/ IMAGE x", over=over), "/b")
+    assert isinstance(bind, DataBind)
+    assert bind.read_only
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bind", "/a:/b:image-src=x"],
+        ["--bind", "/a:/b:id=x"],
+        ["--bind", "/a:/b:id=0"],
+        ["--mount", "type=bind,src=/a,dst=/b,id=-1"],
+        ["--mount", "type=bind,src=/a,dst=/b,image-src=rel"],
+        ["--data", "/a"],
+        ["--data", "/a:b"],
+        ["--data", "/a:/b:ro"],
+    ],
+)
+def test_a_bind_out_of_an_image_that_makes_no_sense_is_refused(words: list[str]) -> None:
+    with pytest.raises(SolitonError) as caught:
         plan_for(["exec", *words, "IMAGE", "x"])
+    assert words[1].split(",")[0].split(":")[0][:3] in caught.value.args[0]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 //! It mounts by itself inside the user namespace, keeps no table of what the kernel has looked up (an inode's
 //! place in the image is its number), and lets the kernel cache everything for ever: an image never changes.
 
-mod protocol;
-mod reply;
+pub(crate) mod protocol;
+pub(crate) mod reply;
 mod server;
 
 pub use server::serve;
@@ -32,8 +32,8 @@ pub enum Ids {
 }
 
 /// How the owners of a plan's image are shown.
-pub fn ids(root: &plan::ImageRoot, user: &plan::Identity) -> Ids {
-    match root.ids {
+pub fn ids(ids: plan::Ids, user: &plan::Identity) -> Ids {
+    match ids {
         plan::Ids::Stored => Ids::Stored,
         plan::Ids::Caller => Ids::All { uid: user.uid, gid: user.gid },
     }
@@ -57,7 +57,7 @@ pub fn open_device() -> Result<OwnedFd, MountError> {
 }
 
 /// Makes a mount that is attached nowhere yet, served through `device`.
-pub fn detached_mount(device: impl AsFd, source: &str) -> Result<OwnedFd, MountError> {
+pub fn detached_mount(device: impl AsFd, source: &str, writable: bool) -> Result<OwnedFd, MountError> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
     let set =
         |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value).map_err(failed("fsconfig"));
@@ -68,14 +68,15 @@ pub fn detached_mount(device: impl AsFd, source: &str) -> Result<OwnedFd, MountE
     set("rootmode", "40000")?;
     set("user_id", &rustix::process::getuid().as_raw().to_string())?;
     set("group_id", &rustix::process::getgid().as_raw().to_string())?;
-    for flag in ["allow_other", "default_permissions", "ro"] {
+    let read_only: &[&str] = if writable { &[] } else { &["ro"] };
+    for flag in ["allow_other", "default_permissions"].iter().chain(read_only).copied() {
         fsconfig_set_flag(context.as_fd(), flag).map_err(failed("fsconfig"))?;
     }
     fsconfig_create(context.as_fd()).map_err(failed("fsconfig create"))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, !writable);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))
 }
 
@@ -85,8 +86,19 @@ pub fn detached_mount(device: impl AsFd, source: &str) -> Result<OwnedFd, MountE
 /// mount. The server lives in a mount namespace of its own, made before the mount is attached anywhere, so it
 /// ends by itself when the last container that sees the mount ends, however that comes about.
 pub fn spawn_server(image: Image, ids: Ids, source: &str) -> Result<OwnedFd, MountError> {
+    let file = image.source().0.as_raw_fd();
+    spawn(source, false, file, move |device| server::serve(device, image, ids))
+}
+
+/// The same for any server, which needs the descriptor `file` besides the device.
+pub fn spawn(
+    source: &str,
+    writable: bool,
+    file: RawFd,
+    serve: impl FnOnce(OwnedFd),
+) -> Result<OwnedFd, MountError> {
     let device = open_device()?;
-    let mount = detached_mount(&device, source)?;
+    let mount = detached_mount(&device, source, writable)?;
     // No signal at the server's end: the payload takes this process over by execve(2), and a child that it did
     // not start must not show up in its wait(2). Such "clone children" are seen only by who asks for them.
     let flags = libc::CLONE_NEWNS as libc::c_ulong;
@@ -96,8 +108,8 @@ pub fn spawn_server(image: Image, ids: Ids, source: &str) -> Result<OwnedFd, Mou
         -1 => Err(MountError { call: "clone", errno: Errno::from_raw_os_error(errno()) }),
         0 => {
             drop(mount);
-            become_server(&[device.as_raw_fd(), image.source().0.as_raw_fd()]);
-            server::serve(device, image, ids);
+            become_server(&[device.as_raw_fd(), file]);
+            serve(device);
             // SAFETY: ends the child without running the exit handlers of the program it was copied from.
             unsafe { libc::_exit(0) }
         }

@@ -1,4 +1,4 @@
-//! The part of the kernel's FUSE interface (version 7.31 and later, `linux/fuse.h`) that a read-only server needs.
+//! The part of the kernel's FUSE interface (version 7.31 and later, `linux/fuse.h`) that the servers here need.
 //! Integers are in the machine's byte order.
 
 pub const VERSION: (u32, u32) = (7, 31);
@@ -7,22 +7,36 @@ pub mod opcode {
     pub const LOOKUP: u32 = 1;
     pub const FORGET: u32 = 2;
     pub const GETATTR: u32 = 3;
+    pub const SETATTR: u32 = 4;
     pub const READLINK: u32 = 5;
+    pub const SYMLINK: u32 = 6;
+    pub const MKNOD: u32 = 8;
+    pub const MKDIR: u32 = 9;
+    pub const UNLINK: u32 = 10;
+    pub const RMDIR: u32 = 11;
+    pub const RENAME: u32 = 12;
+    pub const LINK: u32 = 13;
     pub const OPEN: u32 = 14;
     pub const READ: u32 = 15;
+    pub const WRITE: u32 = 16;
     pub const STATFS: u32 = 17;
     pub const RELEASE: u32 = 18;
+    pub const FSYNC: u32 = 20;
+    pub const SETXATTR: u32 = 21;
     pub const GETXATTR: u32 = 22;
     pub const LISTXATTR: u32 = 23;
+    pub const REMOVEXATTR: u32 = 24;
     pub const FLUSH: u32 = 25;
     pub const INIT: u32 = 26;
     pub const OPENDIR: u32 = 27;
     pub const READDIR: u32 = 28;
     pub const RELEASEDIR: u32 = 29;
+    pub const FSYNCDIR: u32 = 30;
     pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
     pub const BATCH_FORGET: u32 = 42;
     pub const READDIRPLUS: u32 = 44;
+    pub const RENAME2: u32 = 45;
 }
 
 pub mod init {
@@ -65,6 +79,9 @@ pub struct Request<'a> {
     pub opcode: u32,
     pub unique: u64,
     pub node: u64,
+    /// Who asks.
+    pub uid: u32,
+    pub gid: u32,
     pub body: &'a [u8],
 }
 
@@ -82,6 +99,8 @@ impl<'a> Request<'a> {
             opcode: u32_at(bytes, 4)?,
             unique: u64_at(bytes, 8)?,
             node: u64_at(bytes, 16)?,
+            uid: u32_at(bytes, 24)?,
+            gid: u32_at(bytes, 28)?,
             body: bytes.get(IN_HEADER..)?,
         })
     }

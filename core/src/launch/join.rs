@@ -41,7 +41,7 @@ pub fn run(fd: RawFd) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
     match enter(&request) {
         Err(failure) => failure::report(&request.plan.reporter, &failure),
-        Ok(inside) => match super::start(&request.plan, umask, inside, None) {
+        Ok(inside) => match super::start(&request.plan, umask, super::file_limit(), inside, None) {
             Err(failure) => failure::explain(&failure),
             Ok(never) => match never {},
         },

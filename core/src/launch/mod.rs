@@ -5,6 +5,7 @@
 
 pub mod capabilities;
 pub mod copies;
+pub mod data;
 pub mod dev;
 pub mod failure;
 pub mod files;
@@ -37,6 +38,7 @@ use failure::{Context, Failure};
 use init::Inside;
 use instance::Instance;
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::{self, Plan};
 use crate::request;
@@ -74,9 +76,10 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         return FAILURE;
     }
     let umask = rustix::process::umask(Mode::empty());
+    let files = raise_file_limit();
     match assemble(plan, instance) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(inside) => match start(plan, umask, inside, instance) {
+        Ok(inside) => match start(plan, umask, files, inside, instance) {
             Err(failure) => {
                 failure::explain(&failure);
                 if let Some(instance) = instance {
@@ -92,6 +95,17 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
     FAILURE
 }
 
+fn file_limit() -> Rlimit {
+    getrlimit(Resource::Nofile)
+}
+
+/// Every bind is an open file for a while: as many as may be. The limit that was comes back for the payload.
+fn raise_file_limit() -> Rlimit {
+    let limit = file_limit();
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    limit
+}
+
 /// Everything up to standing in the container's root.
 fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, Failure> {
     let (namespace, tree) = match shared::join(plan) {
@@ -101,9 +115,10 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
     namespaces::enter(plan, namespace.as_ref().map(AsFd::as_fd))?;
     // Before there is a PID namespace: the server of an image belongs to no container.
     let opened = root::open(plan, tree)?;
+    let data = data::open(plan)?;
     let copies = copies::open(plan)?;
     let inside = init::enter(plan, instance)?;
-    let mut prepared = mounts::prepare(plan, opened.tree.as_fd())?;
+    let mut prepared = mounts::prepare(plan, opened.tree.as_fd(), data)?;
     let missing = match plan.surface {
         plan::Surface::Direct => Vec::new(),
         _ => mounts::missing(opened.tree.as_fd(), &mut prepared)?,
@@ -129,6 +144,7 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
 fn start(
     plan: &Plan,
     umask: Mode,
+    files: Rlimit,
     inside: Option<Inside>,
     instance: Option<&Instance>,
 ) -> Result<Infallible, Failure> {
@@ -144,6 +160,7 @@ fn start(
     }
     process::keep_descriptors(&plan.process.keep_fds)?;
     let command = process::Command::of(plan)?;
+    let _ = setrlimit(Resource::Nofile, files);
     rustix::process::umask(plan.process.umask.map_or(umask, Mode::from_raw_mode));
     // Python and this program's runtime ignore these two; everything else is as the caller set it.
     kernel::default_action(libc::SIGPIPE);

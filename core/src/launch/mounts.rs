@@ -11,7 +11,7 @@ use rustix::mount::MountAttrFlags;
 use super::failure::{Context, Failure, warn};
 use super::resolve::{self, Kind, Location};
 use super::session::Session;
-use super::{dev, files, trees};
+use super::{data, dev, files, trees};
 use crate::plan::{Bind, Mount, Namespace, Plan, Surface};
 use crate::text::Text;
 
@@ -40,11 +40,22 @@ enum What<'p> {
 /// Opens what the plan's mounts need from the host, and makes their file systems.
 ///
 /// `image` is the root before anything is mounted in it: passwd and group are read from it.
-pub fn prepare<'p>(plan: &'p Plan, image: BorrowedFd<'_>) -> Result<Vec<Prepared<'p>>, Failure> {
+/// `data`: what the plan binds out of images, in order.
+pub fn prepare<'p>(
+    plan: &'p Plan,
+    image: BorrowedFd<'_>,
+    mut data: data::Opened,
+) -> Result<Vec<Prepared<'p>>, Failure> {
     let mut prepared = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
         prepared.extend(match mount {
             Mount::Bind(bind) => open_bind(bind)?,
+            Mount::Data(bind) => data.next().map(|(tree, kind)| Prepared {
+                target: &bind.target,
+                kind,
+                optional: false,
+                what: What::Tree(tree),
+            }),
             Mount::Tmpfs(tmpfs) => {
                 let tree = trees::tmpfs(tmpfs.size, tmpfs.mode, trees::INERT).failed_at(
                     "mount",
@@ -198,7 +209,8 @@ pub fn attach(
     surface: &Surface,
 ) -> Result<(), Failure> {
     let mut own = BTreeSet::new();
-    if matches!(surface, Surface::Direct) {
+    // Missing mount points are made beforehand, unless what was deleted from a writable layer hides them.
+    if !matches!(surface, Surface::ReadOnly(_)) {
         own.insert(trees::mount_id(root).failed("mount", "statx")?);
     }
     for (index, mount) in prepared.into_iter().enumerate() {

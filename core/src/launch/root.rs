@@ -18,40 +18,58 @@ use super::mounts::Missing;
 use super::resolve::{self, Kind};
 use super::session::Session;
 use super::{trees, underlay};
-use crate::fuse;
-use crate::plan::{ImageRoot, Layer, Plan, Root, Surface};
+use crate::ext::volume::Volume;
+use crate::plan::{ExtRoot, ImageRoot, Layer, Plan, Root, Surface};
 use crate::squashfs::format as squashfs;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
+use crate::{ext, fuse};
 
 /// A root that is attached nowhere yet, and the writable layer that goes over it.
 pub struct Opened {
+    /// All of it as it will be seen, for looking things up.
     pub tree: OwnedFd,
-    /// Of a stack: its layers, lowest first.
+    /// Where there are several: the layers, lowest first.
     layers: Vec<OwnedFd>,
-    upper: Option<(OwnedFd, OwnedFd)>,
+    upper: Option<Upper>,
+}
+
+/// A writable layer and its working directory.
+enum Upper {
+    Host(OwnedFd, OwnedFd),
+    /// Both in a file system of its own.
+    Inside {
+        tree: OwnedFd,
+        upper: Text,
+        work: Text,
+    },
 }
 
 /// Opens a plan's root and upper directories on the host. shared: the root, if another process mounted it.
 pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
     let upper = match &plan.surface {
-        Surface::Upper { upper, work } => Some((open_layer(upper)?, open_layer(work)?)),
+        Surface::Upper { upper, work, image: None } => {
+            Some(Upper::Host(open_layer(upper)?, open_layer(work)?))
+        }
+        Surface::Upper { upper, work, image: Some(image) } => {
+            Some(Upper::Inside { tree: ext_tree(image, plan)?, upper: upper.clone(), work: work.clone() })
+        }
         _ => None,
     };
-    match (&plan.root, shared) {
-        (Root::Stack(layers), None) => {
-            let (tree, layers) = stack(layers, plan)?;
-            Ok(Opened { tree, layers, upper })
-        }
-        (root, shared) => {
-            let tree = shared.map_or_else(|| tree(root, plan), Ok)?;
-            Ok(Opened { tree, layers: Vec::new(), upper })
-        }
+    let roots = match &plan.root {
+        Root::Stack(layers) => layers.as_slice(),
+        root => std::slice::from_ref(root),
+    };
+    if roots.len() == 1 && upper.is_none() {
+        let tree = shared.map_or_else(|| tree(&roots[0], plan), Ok)?;
+        return Ok(Opened { tree, layers: Vec::new(), upper });
     }
+    stack(roots, shared, upper, plan)
 }
 
 fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // A link could lead what is written anywhere.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("overlay", "open", path)
 }
 
@@ -75,28 +93,117 @@ pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
             }
         }
         Root::Image(image) => image_tree(image, plan),
-        Root::Stack(layers) => Ok(stack(layers, plan)?.0),
+        Root::Ext(image) => ext_tree(image, plan),
+        Root::Stack(layers) => Ok(stack(layers, None, None, plan)?.tree),
     }
 }
 
 /// Several layers as one tree that cannot be written, attached nowhere, and the layers themselves.
-fn stack(layers: &[Root], plan: &Plan) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
-    let opened = layers.iter().map(|layer| tree(layer, plan)).collect::<Result<Vec<OwnedFd>, Failure>>()?;
+fn stack(
+    roots: &[Root],
+    shared: Option<OwnedFd>,
+    upper: Option<Upper>,
+    plan: &Plan,
+) -> Result<Opened, Failure> {
+    let mut opened: Vec<OwnedFd> = shared.into_iter().collect();
+    for root in &roots[opened.len()..] {
+        opened.push(tree(root, plan)?);
+    }
     // Only what is attached somewhere can be a layer; the overlay keeps what it has taken.
     let session = Session::start()?;
     let mut names = Vec::new();
-    let mut again = Vec::new();
-    for (number, layer) in opened.iter().enumerate() {
+    let mut layers = Vec::new();
+    for (number, (root, layer)) in roots.iter().zip(&opened).enumerate() {
         let name = number.to_string();
-        session.attach(layer.as_fd(), &name)?;
-        again.push(session.clone_of(&name)?);
+        match root {
+            Root::Ext(image) if !image.inside.is_empty() => {
+                session.attach(layer.as_fd(), &format!("whole{number}"))?;
+                match directory_of(layer.as_fd(), &image.inside) {
+                    Ok(part) => {
+                        let part = trees::of_open(part.as_fd()).failed("mount", "open_tree")?;
+                        session.attach(part.as_fd(), &name)?;
+                    }
+                    // Somebody's image that is laid out as a plain tree.
+                    Err(Errno::NOENT) => {
+                        let whole = trees::of_open(layer.as_fd()).failed("mount", "open_tree")?;
+                        session.attach(whole.as_fd(), &name)?;
+                    }
+                    Err(errno) => return Err(Failure::new("image", "openat2", errno).at(&image.path)),
+                }
+            }
+            _ => session.attach(layer.as_fd(), &name)?,
+        }
+        layers.push(session.clone_of(&name)?);
         names.push(name);
     }
+    let upper = match upper {
+        None => None,
+        Some(Upper::Host(upper, work)) => {
+            let tree = trees::of_open(upper.as_fd()).failed("overlay", "open_tree")?;
+            session.attach(tree.as_fd(), "upper")?;
+            names.push("upper".to_owned());
+            Some(Upper::Host(upper, work))
+        }
+        Some(Upper::Inside { tree, upper, work }) => {
+            session.attach(tree.as_fd(), "inside")?;
+            for path in [&upper, &work] {
+                resolve::make_directory(tree.as_fd(), path.as_bytes(), Mode::from_raw_mode(0o755))
+                    .failed_at("overlay", "mkdir", path)?;
+            }
+            let part = directory_of(tree.as_fd(), &upper).failed_at("overlay", "openat2", &upper)?;
+            let part = trees::of_open(part.as_fd()).failed("overlay", "open_tree")?;
+            session.attach(part.as_fd(), "upper")?;
+            names.push("upper".to_owned());
+            Some(Upper::Inside { tree: session.clone_of("inside")?, upper, work })
+        }
+    };
     names.reverse();
-    let options = overlay_options(names.join(":").into_bytes(), None, true);
-    let made = session.within(|| make_overlay(&options, trees::INERT))?;
+    let options = overlay_options(names.join(":").into_bytes(), None, is_by_user(plan, true));
+    let tree = session.within(|| make_overlay(&options, trees::INERT))?;
     session.end()?;
-    Ok((made, again))
+    Ok(Opened { tree, layers, upper })
+}
+
+/// A directory of an image by its name, never through a link.
+fn directory_of(tree: BorrowedFd<'_>, name: &Text) -> Result<OwnedFd, Errno> {
+    resolve::open_name(tree, name.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// Mounts an ext3 image by a server of its own, which holds the lock of the file.
+fn ext_tree(image: &ExtRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
+    let failed =
+        |errno: i32, detail: String| Failure { errno, ..Failure::because("image", detail).at(&image.path) };
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(image.writable)
+        .open(image.path.as_path())
+        .map_err(|error| failed(error.raw_os_error().unwrap_or(0), String::new()))?;
+    ext::lock::take(&file, image.offset, image.size, image.writable).map_err(|errno| {
+        Failure::new("locked", "fcntl", errno).at(&image.path).with(if image.writable {
+            "write"
+        } else {
+            "read"
+        })
+    })?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let volume = Volume::open(file, image.offset, image.size, image.writable)
+        .map_err(|error| failed(error.errno, error.to_string()))?;
+    let ids = fuse::ids(image.ids, &plan.identity);
+    fuse::spawn(&image.path.to_string(), image.writable, number, move |device| {
+        // A job that ends tells every process; this one ends when the last of what was written is in the file.
+        super::kernel::ignore(libc::SIGTERM);
+        ext::server::serve(device, volume, ids);
+    })
+    .map_err(|error| unmountable(&error, &image.path))
+}
+
+fn unmountable(error: &fuse::MountError, path: &Text) -> Failure {
+    let code = match (error.call, error.errno) {
+        ("/dev/fuse" | "fsopen", Errno::NOENT | Errno::NODEV | Errno::NXIO) => "fuse-missing",
+        ("/dev/fuse", _) | (_, Errno::PERM | Errno::ACCESS) => "fuse-denied",
+        _ => "mount",
+    };
+    Failure::new(code, error.call, error.errno).at(path)
 }
 
 /// Mounts an image by its own server, which ends with the last user of the mount.
@@ -107,14 +214,8 @@ fn image_tree(image: &ImageRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
     };
     let file = File::open(image.path.as_path()).map_err(|error| unreadable(&error.into()))?;
     let opened = Image::open(Arc::new(file), image.offset, image.size).map_err(|error| unreadable(&error))?;
-    fuse::spawn_server(opened, fuse::ids(image, &plan.identity), &image.path.to_string()).map_err(|error| {
-        let code = match (error.call, error.errno) {
-            ("/dev/fuse" | "fsopen", Errno::NOENT | Errno::NODEV | Errno::NXIO) => "fuse-missing",
-            ("/dev/fuse", _) | (_, Errno::PERM | Errno::ACCESS) => "fuse-denied",
-            _ => "mount",
-        };
-        Failure::new(code, error.call, error.errno).at(&image.path)
-    })
+    fuse::spawn_server(opened, fuse::ids(image.ids, &plan.identity), &image.path.to_string())
+        .map_err(|error| unmountable(&error, &image.path))
 }
 
 /// Puts the root together in the session; the result is attached there.
@@ -169,10 +270,27 @@ pub fn assemble(
         Surface::Upper { .. } => {
             session.attach(tree.as_fd(), "lower")?;
             let lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
+            let Some(upper) = upper else {
+                return Err(Failure::because("overlay", "no upper directory is open"));
+            };
+            let named = match (&plan.surface, &upper) {
+                (Surface::Upper { image: Some(image), .. }, _) => image.path.clone(),
+                (Surface::Upper { upper, .. }, _) => upper.clone(),
+                _ => Text::default(),
+            };
+            let (upper, work) = match upper {
+                Upper::Host(upper, work) => (upper, work),
+                Upper::Inside { tree, upper, work } => {
+                    session.attach(tree.as_fd(), "inside")?;
+                    let open =
+                        |name: &Text| directory_of(tree.as_fd(), name).failed_at("overlay", "openat2", name);
+                    (open(&upper)?, open(&work)?)
+                }
+            };
             // Named by descriptor: what the paths held at first is what is used, whatever they contain.
             let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-            let layers = upper.as_ref().map(|(upper, work)| (path(upper), path(work)));
-            overlay(session, &lower, layers, plan, attributes)
+            let over = Some((path(&upper), path(&work)));
+            overlay(session, &lower, over, plan, attributes).map_err(|failure| failure.at(&named))
         }
     }
 }
@@ -239,13 +357,16 @@ fn overlay(
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Failure> {
     // The layers of a stack bear marks that any user can make.
-    let by_user = matches!(plan.root, Root::Stack(_))
-        || !plan.identity.uid_map.is_empty()
-        || !super::namespaces::is_initial_user_namespace();
+    let by_user = is_by_user(plan, matches!(plan.root, Root::Stack(_)));
     let options = overlay_options(lower.as_bytes().to_vec(), upper, by_user);
     let root = session.within(|| make_overlay(&options, attributes))?;
     session.attach(root.as_fd(), "root")?;
     Ok(root)
+}
+
+/// Whether the marks of overlayfs are those that any user can make. `stacked`: there are several layers of images.
+fn is_by_user(plan: &Plan, stacked: bool) -> bool {
+    stacked || !plan.identity.uid_map.is_empty() || !super::namespaces::is_initial_user_namespace()
 }
 
 type Options = Vec<(&'static str, Vec<u8>)>;

@@ -45,8 +45,8 @@ pub fn run(
     identity::enter_with(user, UnshareFlags::NEWNS).map_err(|_| Errno::PERM)?;
 
     let device = fuse::open_device().map_err(|error| error.errno)?;
-    let mount = fuse::detached_mount(&device, &root.path.to_string()).map_err(|error| error.errno)?;
-    let ids = fuse::ids(root, user);
+    let mount = fuse::detached_mount(&device, &root.path.to_string(), false).map_err(|error| error.errno)?;
+    let ids = fuse::ids(root.ids, user);
     // Before there are other threads, which inherit this: signals are for the one that keeps the door.
     kernel::block_signals(true);
     let signals = kernel::signal_queue()?;

@@ -130,6 +130,18 @@ def require_allowed(image: Image, config: Config) -> None:
     )
 
 
+def is_wanted(request: ActionRequest, image: Image) -> bool:
+    """Whether there are overlays, or images to bind from: most containers have nothing of the kind."""
+    return bool(
+        request.overlay
+        or request.data
+        or image.layers
+        or image.writable
+        or image.ext
+        or any("image-src=" in text or "id=" in text for text in (*request.bind, *request.mount))
+    )
+
+
 def look() -> hosts.Host:
     """The facts of the machine that the configuration asks for."""
     return hosts.look(mount_points=configuration.current().config.mount_hostfs)
@@ -219,13 +231,21 @@ def compiler(
 ) -> Callable[[hosts.Host], Plan]:
     """What makes the plan for a request out of the facts of the machine. root: stands for the image's own, unpacked before."""
     require_runnable(image.architecture, request.image)
-    config, own = configuration.current().config, root or image.require_root()
+    config, own = configuration.current().config, root or image.runnable()
 
     def compiled(host: hosts.Host) -> Plan:
         if config is not configuration.DEFAULTS and not host.privileged:
             require_allowed(image, config)
         mapped = request.fakeroot and not request.ignore_subordinate_ids
         subordinate = hosts.subordinate_ids(host.uid, host.name) if mapped else None
+        over = None
+        if is_wanted(request, image):
+            from soliton.api.layers import look
+
+            bound = config is not configuration.DEFAULTS and not host.privileged
+            over = look(
+                request, image, host, (lambda other: require_allowed(other, config)) if bound else None
+            )
         network = _network(request, host) if request.net or request.network or request.network_args else None
         plan = compile_plan(
             request,
@@ -233,6 +253,7 @@ def compiler(
             image.path,
             config,
             host,
+            over=over,
             subordinate=subordinate,
             network=network,
             reporter=reporter(),
@@ -292,7 +313,7 @@ def start(
 
         join(request)
     image = find_image(request, fetching)
-    root = image.require_root()
+    root = image.runnable()
     if request.unsquash and isinstance(root, ImageRoot):
         from soliton.api.unpacked import run_unpacked
 

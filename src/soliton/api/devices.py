@@ -100,7 +100,7 @@ def furnished(plan: Plan, request: ActionRequest, config: Config, environment: M
 
 def _before_the_users(plan: Plan, added: list[Bind]) -> tuple[Any, ...]:
     """The mounts with some more: the user's own binds and the working directory stay behind them."""
-    own = ("--bind", "--mount", "current directory")
+    own = ("--bind", "--mount", "--data", "current directory")
     at = next((i for i, mount in enumerate(plan.mounts) if mount.origin in own), len(plan.mounts))
     return (*plan.mounts[:at], *dict.fromkeys(added), *plan.mounts[at:])
 

@@ -14,6 +14,7 @@ from soliton.launch import guard
 from soliton.launch.environment import INJECTING, parse_env_file
 from soliton.launch.plan import (
     Bind,
+    DataBind,
     Dev,
     DirectSurface,
     ReadOnlySurface,
@@ -94,7 +95,9 @@ def explain(request: ActionRequest, fetching: Callable[[], PullOptions] | None =
 
 def scripts(image: Image) -> dict[str, str]:
     """The image's environment scripts by name, in the order in which they count."""
-    found = core.read_files(image.require_root(), ["/.singularity.d/env/*"])
+    if image.root is None:
+        return {}  # ext3, which is not looked into
+    found = core.read_files(image.root, ["/.singularity.d/env/*"])
     return {
         os.path.basename(path): file.data.decode(errors="surrogateescape")
         for path, file in sorted(found.items())
@@ -185,8 +188,9 @@ def _root(plan: Plan, because: _Because) -> str:
             return f"read-only, {DEFAULT}"
         case TmpfsSurface(size=size):
             return f"writes go to {size >> 20} MiB of memory and are forgotten ({because.option('writable-tmpfs')}; {because.directive('sessiondir-max-size')})"
-        case UpperSurface(upper=upper):
-            return f"writes go to {upper} ({because.option('overlay')})"
+        case UpperSurface(upper=upper, image=inside):
+            asked = because.option("writable" if because.request.writable else "overlay")
+            return f"writes go to {inside.path if inside else upper} ({asked})"
         case DirectSurface():
             return f"writable ({because.option('writable')})"
         case other:
@@ -200,6 +204,8 @@ def _shown(mount: Mount, because: _Because) -> Shown:
             what = "the host's own" if mount.source == mount.target else mount.source
             what += ", read-only" if mount.read_only else ""
             absent = mount.optional and not os.path.exists(mount.source)
+        case DataBind(source=source, root=root, read_only=read_only):
+            what = f"{source} in {root.path}" + (", read-only" if read_only else "")
         case Tmpfs(size=size):
             what = f"empty, in memory, at most {size >> 20} MiB"
         case Dev(minimal=True):

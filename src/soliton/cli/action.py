@@ -54,6 +54,8 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         app=text("app"),
         bind=words("bind"),
         mount=words("mount"),
+        data=words("data"),
+        overlay=words("overlay"),
         contain=flag("contain"),
         containall=flag("containall"),
         compat=flag("compat"),

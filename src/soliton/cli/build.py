@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from soliton import messages
 from soliton.build import templates
 from soliton.errors import TargetError, UsageError
-from soliton.launch.binds import parse_binds, parse_mounts
+from soliton.launch.binds import of_host, parse_binds, parse_mounts
 from soliton.site import paths
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def binds(invocation: Invocation) -> tuple[Bind, ...]:
     cwd, home = os.getcwd(), os.environ.get("HOME") or paths.home_of_caller()
     found: list[Bind] = []
     for text in invocation.words("bind"):
-        found += parse_binds(text, cwd=cwd, home=home, origin="--bind")
+        found += of_host(parse_binds(text, cwd=cwd, home=home, origin="--bind"))
     for text in invocation.words("mount"):
-        found += parse_mounts(text, cwd=cwd, origin="--mount")
+        found += of_host(parse_mounts(text, cwd=cwd, origin="--mount"))
     return tuple(found)
 
 

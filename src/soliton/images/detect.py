@@ -16,7 +16,7 @@ from soliton.errors import ImageError, NotSupported
 from soliton.images import sif as _sif
 from soliton.images.sif import Descriptor, Sif
 from soliton.images.squashfs import SUPERBLOCK_SIZE, check_superblock
-from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.launch.plan import DirectoryRoot, ExtRoot, ImageRoot
 from soliton.record import record
 
 TYPE_CHECKING = False
@@ -39,6 +39,7 @@ class Image:
     path: absolute. root: what a container can be started from; None where that takes another step first, and then
     `require_root` says which. architecture: OCI name, None where the image does not record it. sif: structure of a SIF.
     layers: squashfs overlay partitions, lowest first, that lie over the root. writable: the ext3 overlay partition.
+    ext: the root where that is an ext3 file system, which runs but is not looked into.
     encryption: how the root partition is encrypted. status: of the file when it was looked at.
     """
 
@@ -51,6 +52,11 @@ class Image:
     layers: tuple[ImageRoot, ...] = ()
     writable: Descriptor | None = None
     encryption: Literal["luks", "gocryptfs"] | None = None
+    ext: ExtRoot | None = None
+
+    def runnable(self) -> ImageRoot | DirectoryRoot | ExtRoot:
+        """What a container can be started from, or the reason why there is nothing."""
+        return self.ext if self.ext is not None else self.require_root()
 
     def require_root(self) -> ImageRoot | DirectoryRoot:
         """The root, or the reason why this image cannot be started or read as it is."""
@@ -118,7 +124,7 @@ def _file(fd: int, head: bytes, path: str, shown: str, status: os.stat_result) -
         check_superblock(head[shift : shift + SUPERBLOCK_SIZE], size, shown)
         return Image(path, "squashfs", ImageRoot(path, shift, size), status)
     if looks_like_ext3(head[shift:]):
-        return Image(path, "ext3", None, status)
+        return Image(path, "ext3", None, status, ext=ExtRoot(path, shift, status.st_size - shift))
     from soliton.images import lookalike
 
     archive = lookalike.archive_kind(path, head)
@@ -151,6 +157,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
     partition = primary.partition
     assert partition is not None
     root: ImageRoot | None = None
+    ext: ExtRoot | None = None
     encryption: Literal["luks", "gocryptfs"] | None = None
     if partition.fs == _sif.FS_SQUASHFS:
         root = _squashfs_partition(fd, path, primary, shown, "its root partition")
@@ -163,6 +170,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
             raise ImageError(
                 f"`{shown}` is a damaged image", why="its root partition is not the ext3 it says it is"
             )
+        ext = ExtRoot(path, primary.offset, primary.size)
     else:
         raise ImageError(
             f"`{shown}` has a root partition of a kind that nobody can run",
@@ -178,7 +186,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
             layers.append(_squashfs_partition(fd, path, item, shown, f"overlay {item.id}"))
         elif overlay.fs == _sif.FS_EXT3 and writable is None:
             writable = item
-    return Image(path, "sif", root, status, sif.architecture, sif, tuple(layers), writable, encryption)
+    return Image(path, "sif", root, status, sif.architecture, sif, tuple(layers), writable, encryption, ext)
 
 
 def _squashfs_partition(fd: int, path: str, item: Descriptor, shown: str, part: str) -> ImageRoot:
@@ -194,7 +202,7 @@ def _refusal(image: Image) -> ImageError | NotSupported:
             why=f"the root file system of `{image.path}` is encrypted ({image.encryption})",
         )
     if image.kind == "ext3" or (image.sif is not None and image.sif.primary is not None):
-        return NotSupported("running ext3 images", why=f"the root file system of `{image.path}` is ext3")
+        return NotSupported("looking into ext3 images", why=f"the root file system of `{image.path}` is ext3")
     if image.sif is not None and image.sif.is_oci:
         return NotSupported(
             "running OCI-SIF images",

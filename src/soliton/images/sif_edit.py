@@ -22,6 +22,9 @@ from soliton.images.sif import Descriptor, Header, Sif
 from soliton.images.sif_write import NewObject, align, pack_descriptor, write_all
 from soliton.record import replace
 
+#: Makes the data of an object: (file, offset).
+Filler = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class _Edit:
@@ -64,7 +67,6 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
     if step < 1:
         raise SolitonError(f"{step} is not an alignment", remedy="give a number of bytes from 1 on")
     with _locked(path) as (fd, image):
-        header = image.header
         partition = _partition(item)
         primary = partition is not None and partition.role == sif.PART_PRIMARY
         if primary and image.primary is not None:
@@ -73,36 +75,66 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
                 why=f"it is data object {image.primary.id}",
                 remedy="add this one as a system partition and choose with `sif setprim`",
             )
-        used = {other.slot for other in image.objects}
-        slot = next((slot for slot in range(header.total) if slot not in used), None)
-        if slot is None:
-            raise SolitonError(f"`{path}` has no free descriptor", why=f"all {header.total} are in use")
-        end = max((other.end for other in image.objects), default=header.data_offset)
-        offset = align(end, step)
         size = len(item.data) if source is None else os.fstat(source).st_size
-        stamp = _now(header)
-        try:
-            with target.explaining(path):
-                _zero(fd, end, offset)
-                if source is None:
-                    write_all(fd, item.data, offset)
-                else:
-                    _copy(source, fd, size, offset)
-                os.fsync(fd)
-        except BaseException:
-            os.ftruncate(fd, image.length)
-            raise
-        packed = pack_descriptor(item, slot, offset, size, offset - end, stamp)
-        objects = sorted((*image.objects, _unpack(packed, slot)), key=lambda other: other.slot)
-        changed = replace(
-            header,
-            free=header.free - 1,
-            modified=stamp,
-            data_size=offset + size - header.data_offset,
-            architecture=partition.code if primary and partition is not None else header.architecture,
-        )
-        _commit(fd, _Edit(changed, tuple(objects)), path)
-        return slot + 1
+
+        def fill(fd: int, offset: int) -> None:
+            if source is None:
+                write_all(fd, item.data, offset)
+            else:
+                _copy(source, fd, size, offset)
+
+        return _append(path, fd, image, item, size, step, fill)
+
+
+def add_made(path: str, item: NewObject, size: int, fill: Filler) -> int:
+    """Appends a partition of `size` bytes that `fill` makes in place, where the file is zero. Returns its id."""
+    with _locked(path) as (fd, image):
+        return _append(path, fd, image, item, size, 4096, fill, fresh=True)
+
+
+def _append(
+    path: str,
+    fd: int,
+    image: Sif,
+    item: NewObject,
+    size: int,
+    step: int,
+    fill: Filler,
+    *,
+    fresh: bool = False,
+) -> int:
+    """fresh: what earlier, deleted objects left at the end of the file is taken away first."""
+    header = image.header
+    partition = _partition(item)
+    primary = partition is not None and partition.role == sif.PART_PRIMARY
+    used = {other.slot for other in image.objects}
+    slot = next((slot for slot in range(header.total) if slot not in used), None)
+    if slot is None:
+        raise SolitonError(f"`{path}` has no free descriptor", why=f"all {header.total} are in use")
+    end = max((other.end for other in image.objects), default=header.data_offset)
+    offset = align(end, step)
+    stamp = _now(header)
+    try:
+        with target.explaining(path):
+            if fresh:
+                os.ftruncate(fd, end)
+            _zero(fd, end, offset)
+            fill(fd, offset)
+            os.fsync(fd)
+    except BaseException:
+        os.ftruncate(fd, end if fresh else image.length)
+        raise
+    packed = pack_descriptor(item, slot, offset, size, offset - end, stamp)
+    objects = sorted((*image.objects, _unpack(packed, slot)), key=lambda other: other.slot)
+    changed = replace(
+        header,
+        free=header.free - 1,
+        modified=stamp,
+        data_size=offset + size - header.data_offset,
+        architecture=partition.code if primary and partition is not None else header.architecture,
+    )
+    _commit(fd, _Edit(changed, tuple(objects)), path)
+    return slot + 1
 
 
 def delete(path: str, id: int) -> None:

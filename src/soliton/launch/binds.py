@@ -6,6 +6,23 @@ import posixpath
 
 from soliton.errors import NotSupported, SolitonError
 from soliton.launch.plan import Bind
+from soliton.record import record
+
+
+@record
+class ImageBind:
+    """`inside` of the image file `source` (data object `id`, if it is a SIF) at `target`."""
+
+    source: str
+    inside: str
+    target: str
+    id: int | None = None
+    read_only: bool = False
+    origin: str = ""
+
+    @property
+    def image(self) -> tuple[str, int | None]:
+        return self.source, self.id
 
 
 def split_escaped(text: str, separator: str) -> list[str]:
@@ -36,12 +53,12 @@ def _absolute(path: str, cwd: str) -> str:
 _OPTIONS = ("ro", "rw")
 
 
-def parse_binds(text: str, *, cwd: str, home: str, origin: str) -> list[Bind]:
+def parse_binds(text: str, *, cwd: str, home: str, origin: str) -> list[Bind | ImageBind]:
     """`src[:dst[:opt[,opt]]]`, several separated by commas; `\\:` and `\\,` stand for the characters themselves.
 
     A comma also separates options, so a part that is an option belongs to the bind before it.
     """
-    binds: list[Bind] = []
+    binds: list[Bind | ImageBind] = []
     for part in split_escaped(text, ","):
         fields = split_escaped(part, ":")
         if len(fields) == 1 and binds and _is_option(part):
@@ -71,23 +88,63 @@ def _is_option(part: str) -> bool:
     return part in _OPTIONS or part.startswith(("image-src=", "id="))
 
 
-def _with_options(bind: Bind, options: list[str], text: str) -> Bind:
+def _with_options(bind: Bind | ImageBind, options: list[str], text: str) -> Bind | ImageBind:
     read_only = bind.read_only
+    inside, id = (bind.inside, bind.id) if isinstance(bind, ImageBind) else (None, None)
     for option in options:
         if option == "ro":
             read_only = True
         elif option == "rw":
             read_only = False
-        elif option.startswith(("image-src=", "id=")):
-            raise NotSupported(f"the bind option `{option}`")
+        elif option.startswith("image-src="):
+            inside = _inside(_unescape(option.partition("=")[2]), text)
+        elif option.startswith("id="):
+            id = _id(option.partition("=")[2], text)
         else:
             raise SolitonError(
-                f"`{option}` in the bind `{text}` is not a bind option", why="the options are ro and rw"
+                f"`{option}` in the bind `{text}` is not a bind option",
+                why="the options are ro, rw, image-src= and id=",
             )
-    return Bind(bind.source, bind.target, read_only=read_only, origin=bind.origin)
+    return _bind(bind.source, bind.target, read_only, inside, id, bind.origin)
 
 
-def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind]:
+def _bind(
+    source: str, target: str, read_only: bool, inside: str | None, id: int | None, origin: str
+) -> Bind | ImageBind:
+    if inside is None and id is None:
+        return Bind(source, target, read_only=read_only, origin=origin)
+    return ImageBind(source, inside or "/", target, id, read_only, origin)
+
+
+def _inside(path: str, text: str) -> str:
+    if not path.startswith("/"):
+        raise SolitonError(
+            f"`image-src={path}` in `{text}` is not an absolute path",
+            why="the place inside the image is named from its root",
+        )
+    return path
+
+
+def _id(number: str, text: str) -> int:
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise SolitonError(f"`id={number}` in `{text}` is not the number of a data object")
+    return int(number)
+
+
+def parse_data(text: str, *, cwd: str, origin: str) -> ImageBind:
+    """`SRC:DST` of `--data`: all of a data image, read-only."""
+    fields = split_escaped(text, ":")
+    if len(fields) != 2 or not all(fields):
+        raise SolitonError(f"`{text}` is not a data image and its place", why="it is given as IMAGE:DST")
+    target = _unescape(fields[1])
+    if not target.startswith("/"):
+        raise SolitonError(f"`{target}` in `{text}` is not an absolute path")
+    return ImageBind(
+        _absolute(_unescape(fields[0]), cwd), "/", posixpath.normpath(target), None, True, origin
+    )
+
+
+def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind | ImageBind]:
     """`type=bind,source=…,destination=…[,ro]` in CSV, several separated by newlines."""
     import csv
 
@@ -95,11 +152,11 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind]:
         records = list(csv.reader(line for line in text.split("\n") if line.strip()))
     except csv.Error as error:
         raise SolitonError(f"the mount `{text}` cannot be read", why=str(error)) from None
-    binds: list[Bind] = []
-    for record in records:
-        source = target = kind = None
+    binds: list[Bind | ImageBind] = []
+    for row in records:
+        source = target = kind = inside = id = None
         read_only = False
-        for item in record:
+        for item in row:
             key, equals, value = item.partition("=")
             key = key.strip()
             if key == "type":
@@ -110,8 +167,10 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind]:
                 target = value
             elif key in ("ro", "readonly") and (not equals or value in ("true", "1")):
                 read_only = True
-            elif key in ("image-src", "id"):
-                raise NotSupported(f"the mount option `{key}`")
+            elif key == "image-src":
+                inside = _inside(value, text)
+            elif key == "id":
+                id = _id(value, text)
             elif key != "nonested":
                 raise SolitonError(
                     f"`{item}` in the mount `{text}` is not known",
@@ -124,9 +183,7 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind]:
                 f"the mount `{text}` needs a source and an absolute destination",
                 remedy="for example `type=bind,source=/data,destination=/mnt`",
             )
-        binds.append(
-            Bind(_absolute(source, cwd), posixpath.normpath(target), read_only=read_only, origin=origin)
-        )
+        binds.append(_bind(_absolute(source, cwd), posixpath.normpath(target), read_only, inside, id, origin))
     return binds
 
 
@@ -140,3 +197,11 @@ def parse_home(text: str, *, cwd: str) -> tuple[str, str]:
     if not target.startswith("/"):
         raise SolitonError(f"the home `{target}` inside the container is not an absolute path")
     return source, posixpath.normpath(target)
+
+
+def of_host(binds: list[Bind | ImageBind]) -> list[Bind]:
+    """Those of the host, where nothing else can be bound from."""
+    for bind in binds:
+        if isinstance(bind, ImageBind):
+            raise NotSupported(f"binding out of the image `{bind.source}` here")
+    return [bind for bind in binds if isinstance(bind, Bind)]

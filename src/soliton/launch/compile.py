@@ -14,6 +14,7 @@ from soliton.launch.mounts import compile_mounts, home_of, user_binds
 from soliton.launch.plan import (
     DirectoryRoot,
     DirectSurface,
+    ExtRoot,
     ImageRoot,
     Plan,
     Process,
@@ -21,6 +22,7 @@ from soliton.launch.plan import (
     Sharing,
     TmpfsSurface,
 )
+from soliton.record import replace
 from soliton.site.config import DEFAULTS
 
 TYPE_CHECKING = False
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from soliton.launch.network import Connection
-    from soliton.launch.plan import Namespace, Surface
+    from soliton.launch.plan import Namespace, Root, Surface
     from soliton.launch.request import ActionRequest
+    from soliton.launch.stack import Over
     from soliton.site.config import Config
     from soliton.site.host import Host, SubordinateIds
     from soliton.site.network import Network
@@ -42,20 +45,22 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 def compile(
     request: ActionRequest,
-    root: ImageRoot | DirectoryRoot,
+    root: ImageRoot | DirectoryRoot | ExtRoot,
     path: str,
     config: Config,
     host: Host,
     *,
+    over: Over | None = None,
     subordinate: SubordinateIds | None = None,
     network: Network | None = None,
     reporter: tuple[str, ...] = (),
 ) -> Plan:
-    """root, path: of the image, which is absolute. subordinate: the caller's ranges, looked up for `--fakeroot`.
-    network: what can connect a network of the container's own, looked up where one is asked for.
+    """root, path: of the image, which is absolute. over: what lies over it. subordinate: the caller's ranges, looked up for
+    `--fakeroot`. network: what can connect a network of the container's own, looked up where one is asked for.
 
     Raises SolitonError for values that make no sense.
     """
+    asked_tmpfs = request.writable_tmpfs
     request = request.settled()
     as_root = request.fakeroot and not host.privileged
     identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
@@ -64,10 +69,18 @@ def compile(
         from soliton.launch.policy import require_request
 
         require_request(request, config, host, identity, namespaces)
-    binds = user_binds(request, host)
-    if isinstance(root, ImageRoot):
-        stored = not identity.uid_map or not identities.is_single(identity)
-        root = ImageRoot(root.path, root.offset, root.size, "stored" if stored else "caller")
+    stored = not identity.uid_map or not identities.is_single(identity)
+    if not isinstance(root, DirectoryRoot):
+        root = replace(root, ids="stored" if stored else "caller")
+    if isinstance(root, ExtRoot):
+        root = replace(root, writable=request.writable)
+    whole: Root = root
+    if over is not None:
+        from soliton.launch.stack import over_owned, stacked
+
+        over = over_owned(over, stored=stored)
+        whole = stacked(root, over.layers)
+    binds = user_binds(request, host, over.images if over else None)
     home = home_of(request, host)[1]
     connection, netns = _network(request, network)
     mounts = compile_mounts(
@@ -76,13 +89,14 @@ def compile(
         host,
         binds,
         as_root=as_root,
+        writable=bool(over and over.upper),
         resolv_conf=connection.resolv_conf if connection else None,
     )
     _check_names(request)
     return Plan(
         identity=identity,
-        root=root,
-        surface=_surface(request, root, path, config),
+        root=whole,
+        surface=_surface(request, root, path, config, over, asked_tmpfs=asked_tmpfs),
         mounts=mounts,
         process=Process(
             action=request.action,
@@ -115,19 +129,45 @@ def compile(
     )
 
 
-def _surface(request: ActionRequest, root: ImageRoot | DirectoryRoot, path: str, config: Config) -> Surface:
+def _surface(
+    request: ActionRequest,
+    root: ImageRoot | DirectoryRoot | ExtRoot,
+    path: str,
+    config: Config,
+    over: Over | None,
+    *,
+    asked_tmpfs: bool,
+) -> Surface:
+    """asked_tmpfs: whether a writable tmpfs was asked for by its own name."""
+    upper = over.upper if over is not None else None
     if request.writable:
         if request.writable_tmpfs:
             raise SolitonError(
                 "`--writable` and `--writable-tmpfs` exclude each other",
                 why="one writes into the image, the other into memory",
             )
+        if upper is not None:
+            return upper
         if isinstance(root, ImageRoot):
             raise ImageError(
                 f"`{path}` cannot be written: it is a read-only image file",
-                remedy="use `--writable-tmpfs`, or unpack it with `build --sandbox`",
+                why="it holds no ext3 overlay, to which writes could go",
+                remedy=f"add one with `overlay create {path}`, use `--writable-tmpfs`, or unpack it with `build --sandbox`",
             )
         return DirectSurface()
+    if over is not None and (over.layers or upper) and config.enable_overlay == "no":
+        raise LaunchError(
+            f"an overlay over `{path}` is not possible here",
+            why="the configuration has `enable-overlay = false`",
+        )
+    if upper is not None:
+        if asked_tmpfs:
+            raise SolitonError(
+                "`--writable-tmpfs` and a writable overlay exclude each other",
+                why="one keeps what is written, the other forgets it",
+                remedy="use the overlay read-only, with `:ro`, or leave one of them out",
+            )
+        return upper
     if request.writable_tmpfs:
         if config.enable_overlay == "no":
             raise LaunchError(
@@ -145,7 +185,7 @@ def _layer(request: ActionRequest, config: Config) -> Literal["auto", "overlay",
     return "overlay" if config.enable_underlay == "no" else "auto"
 
 
-def _sharing(root: ImageRoot | DirectoryRoot, host: Host) -> Sharing | None:
+def _sharing(root: ImageRoot | DirectoryRoot | ExtRoot, host: Host) -> Sharing | None:
     """`SOLITON_IMAGE_SERVER` is `off`, or how many seconds an idle server of an image waits for the next launch."""
     wish = host.environment.get("SOLITON_IMAGE_SERVER", "").strip()
     if not isinstance(root, ImageRoot) or wish == "off":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 
 from soliton.errors import SolitonError
-from soliton.launch.binds import parse_binds, parse_home, parse_mounts
+from soliton.launch.binds import ImageBind, parse_binds, parse_data, parse_home, parse_mounts
 from soliton.launch.plan import (
     Bind,
+    DataBind,
     Dev,
     GroupFile,
     PasswdFile,
@@ -19,7 +20,8 @@ from soliton.launch.plan import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from soliton.launch.plan import Mount
     from soliton.launch.request import ActionRequest
@@ -37,8 +39,8 @@ NEVER_BELOW = ("/sys", "/proc", "/dev")
 CURRENT_DIRECTORY = "current directory"
 
 
-def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
-    """`--bind` and `--mount`, sorted by destination: an outer one is there before what lies in it."""
+def asked_binds(request: ActionRequest, host: Host) -> list[Bind | ImageBind]:
+    """`--bind`, `--mount` and `--data` as they were given."""
     cwd = host.cwd or "/"
     binds = [
         b
@@ -50,6 +52,24 @@ def user_binds(request: ActionRequest, host: Host) -> list[Bind]:
         for text, origin in zip(request.mount, _origins(request, "mount"), strict=True)
         for b in parse_mounts(text, cwd=cwd, origin=origin)
     ]
+    binds += [parse_data(text, cwd=cwd, origin="--data") for text in request.data]
+    return binds
+
+
+def user_binds(
+    request: ActionRequest, host: Host, images: Mapping[Any, Any] | None = None
+) -> list[Bind | DataBind]:
+    """The same sorted by destination: an outer one is there before what lies in it. images: by path and number, the
+    roots of those that are bound from.
+    """
+    binds: list[Bind | DataBind] = []
+    for bind in asked_binds(request, host):
+        if isinstance(bind, Bind):
+            binds.append(bind)
+            continue
+        root = (images or {})[bind.image]
+        read_only = bind.read_only or not getattr(root, "writable", False)
+        binds.append(DataBind(root, bind.inside, bind.target, read_only, bind.origin))
     return sorted(binds, key=lambda bind: bind.target.split("/"))
 
 
@@ -72,14 +92,14 @@ def compile_mounts(
     request: ActionRequest,
     config: Config,
     host: Host,
-    binds: list[Bind],
+    binds: list[Bind | DataBind],
     *,
     as_root: bool,
+    writable: bool = False,
     resolv_conf: str | None = None,
 ) -> tuple[Mount, ...]:
-    """All mounts of a container. as_root: the payload is root inside without being root outside.
-
-    resolv_conf: content of the file where the host's would lead nowhere.
+    """All mounts of a container. as_root: the payload is root inside without being root outside. writable: there is a
+    writable overlay. resolv_conf: content of the file where the host's would lead nowhere.
     """
     skipped = set(request.no_mount)
     for name in skipped:
@@ -119,7 +139,9 @@ def compile_mounts(
             mounts.append(Bind(name, path, origin="--scratch"))
         else:
             mounts.append(Tmpfs(path, size, 0o1777, origin="--scratch"))
-    mounts += _identity_files(request, config, host, as_root=as_root, resolv_conf=resolv_conf)
+    mounts += _identity_files(
+        request, config, host, as_root=as_root, writable=writable, resolv_conf=resolv_conf
+    )
     mounts += binds
     mounts += _cwd(request, config, host, skipped, mounts)
     return tuple(mounts)
@@ -166,11 +188,17 @@ def _tmp(request: ActionRequest, config: Config, host: Host, skipped: set[str], 
 
 
 def _identity_files(
-    request: ActionRequest, config: Config, host: Host, *, as_root: bool, resolv_conf: str | None
+    request: ActionRequest,
+    config: Config,
+    host: Host,
+    *,
+    as_root: bool,
+    writable: bool,
+    resolv_conf: str | None,
 ) -> list[Mount]:
     mounts: list[Mount] = []
     uid = 0 if as_root else host.uid
-    writable_root = uid == 0 and (request.writable or request.writable_tmpfs)
+    writable_root = uid == 0 and (writable or request.writable or request.writable_tmpfs)
     home = home_of(request, host)[1]
     if config.config_passwd and not writable_root:
         name = "root" if uid == 0 else host.name

@@ -66,14 +66,30 @@ class DirectoryRoot:
 
 
 @record
+class ExtRoot:
+    """An ext3 file system inside the file `path`, `size` bytes from `offset`, locked for one writer or many readers.
+
+    inside: as a layer, the directory of it that counts, if it is there. ids: as those of an ImageRoot.
+    """
+
+    path: str
+    offset: int
+    size: int
+    writable: bool = False
+    inside: str = ""
+    ids: Literal["stored", "caller"] = "caller"
+    kind: Literal["ext"] = "ext"
+
+
+@record
 class StackRoot:
     """Layers over one another, lowest first; in all but the lowest the marks of overlayfs count."""
 
-    layers: tuple[ImageRoot | DirectoryRoot, ...]
+    layers: tuple[ImageRoot | DirectoryRoot | ExtRoot, ...]
     kind: Literal["stack"] = "stack"
 
 
-Root = ImageRoot | DirectoryRoot | StackRoot
+Root = ImageRoot | DirectoryRoot | ExtRoot | StackRoot
 
 
 @record
@@ -98,10 +114,13 @@ class TmpfsSurface:
 
 @record
 class UpperSurface:
-    """Writes go to the directory `upper`; `work` is an empty directory on the same file system."""
+    """Writes go to the directory `upper`; `work` is an empty directory on the same file system. With an image both are
+    directories at its root, made if they are missing.
+    """
 
     upper: str
     work: str
+    image: ExtRoot | None = None
     kind: Literal["upper"] = "upper"
 
 
@@ -132,6 +151,18 @@ class Bind:
     optional: bool = False
     origin: str = ""
     kind: Literal["bind"] = "bind"
+
+
+@record
+class DataBind:
+    """`source` inside another image appears at `target`; an image is mounted once, whatever is bound out of it."""
+
+    root: ImageRoot | DirectoryRoot | ExtRoot
+    source: str
+    target: str
+    read_only: bool = False
+    origin: str = ""
+    kind: Literal["data"] = "data"
 
 
 @record
@@ -212,7 +243,7 @@ class GroupFile:
     kind: Literal["group"] = "group"
 
 
-Mount = Bind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFile
+Mount = Bind | DataBind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFile
 
 
 @record

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from soliton.site.host import Host
 
 #: Options that show a place of the host that the user chooses.
-_OF_THE_USER = ("bind", "mount", "home", "workdir")
+_OF_THE_USER = ("bind", "mount", "data", "home", "workdir")
 
 
 def require_request(

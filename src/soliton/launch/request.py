@@ -29,6 +29,8 @@ class ActionRequest:
     app: str | None = None
     bind: tuple[str, ...] = ()
     mount: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    overlay: tuple[str, ...] = ()
     contain: bool = False
     containall: bool = False
     compat: bool = False

@@ -53,10 +53,23 @@ def _fuse_denied(call: str, number: int, named: str, reason: str, detail: str) -
 def _bind_source(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
     if number == errno.ENOENT:
         return LaunchError(f"the bind source {named} does not exist", remedy="make it, or leave the bind out")
+    if number == errno.EMFILE:
+        return LaunchError(
+            f"there are too many binds: {named} cannot be opened besides the others",
+            why="every bind needs an open file until the container is put together",
+            remedy="raise the limit with `ulimit -n`, or bind a directory above",
+        )
+    if number == errno.ELOOP:
+        return LaunchError(f"the bind source {named} cannot be used", why="its links lead in a circle")
     return LaunchError(f"the bind source {named} cannot be used", why=reason)
 
 
 def _bind_target(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    if number == errno.ELOOP:
+        return LaunchError(
+            f"nothing can be mounted at {named} in the container",
+            why="links of the image lead in a circle there",
+        )
     return LaunchError(
         f"{named} cannot be made in the container, so nothing can be mounted there",
         why=" ".join(part for part in (reason, detail) if part),
@@ -73,11 +86,30 @@ def _idmap(call: str, number: int, named: str, reason: str, detail: str) -> Laun
 
 
 def _overlay(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    why = f"{call}: {reason} {detail}".strip()
+    if named == "it":
+        return LaunchError(
+            "the kernel refuses an overlay here",
+            why=why,
+            remedy="for builds choose another `--tmpdir` on a local file system; for runs try `--underlay`",
+        )
+    from soliton.site.holders import file_system
+
+    if number == errno.EACCES or number == errno.EPERM:
+        return LaunchError(
+            f"the overlay {named} cannot be written", why=why, remedy="use it read-only, with `:ro`"
+        )
     return LaunchError(
-        "the kernel refuses an overlay here",
-        why=f"{call}: {reason} {detail}".strip(),
-        remedy="for builds choose another `--tmpdir` on a local file system; for runs try `--underlay`",
+        f"the file system of {named} ({file_system(named.strip('`')) or 'unknown'}) cannot carry a writable overlay",
+        why=why,
+        remedy="put it on a local file system, or make an image there: `overlay create IMAGE`",
     )
+
+
+def _locked(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    from soliton.site.holders import in_use
+
+    return in_use(named.strip("`"), write=detail == "write")
 
 
 def _image(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
@@ -140,6 +172,7 @@ _RULES = {
     "bind-target": _bind_target,
     "idmap": _idmap,
     "overlay": _overlay,
+    "locked": _locked,
     "image": _image,
     "mount": _mount,
     "copy-source": _copy_source,

@@ -260,7 +260,11 @@ _IDENTITY = (
 
 _WRITING = (
     Option(
-        "writable", "w", keys=("WRITABLE",), group=WRITING, help="write into the image itself (a sandbox)"
+        "writable",
+        "w",
+        keys=("WRITABLE",),
+        group=WRITING,
+        help="write into the image itself: a sandbox, ext3, or a SIF that holds an overlay",
     ),
     Option(
         "writable-tmpfs",
@@ -275,8 +279,7 @@ _WRITING = (
         "PATH[:ro]",
         keys=("OVERLAY", "OVERLAYIMAGE"),
         group=WRITING,
-        supported=False,
-        help="a directory or image laid over the root; at most one writable",
+        help="a directory or image laid over the root, the last one uppermost; at most one writable",
     ),
     Option(
         "unsquash", keys=("UNSQUASH",), group=WRITING, help="unpack the image to a temporary directory first"
@@ -527,12 +530,10 @@ _OTHERS = (
         "data",
         None,
         LIST,
-        "SRC:DEST",
+        "IMAGE:DST",
         hidden=True,
-        group=OTHERS,
-        help="a data container",
-        supported=False,
-        instead="use `--bind` with a directory or an image",
+        group=FILES,
+        help="all of a data image, read-only, at this place",
     ),
     Option("sif-fuse", hidden=True, group=OTHERS, help="accepted: images are always mounted by FUSE"),
     Option("tmp-sandbox", hidden=True, group=OTHERS, alias="unsquash", help="another spelling of --unsquash"),
