@@ -32,6 +32,8 @@ class Registry:
             [*command, f"oci:{layout}:{tag}", f"docker://{self.host}/{name}:{tag}"],
             check=True,
             capture_output=True,
+            # Not what the machine has of logins, which other users' programs may have left unreadable.
+            env={**os.environ, "XDG_RUNTIME_DIR": str(self.storage)},
         )
         return f"docker://{self.host}/{name}:{tag}"
 
