@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 
 from tests.system.program import Program, Result
 from tests.zoo import PLAIN, Layer, write_layout
+
+GUIDE = Path(__file__).parents[2] / "docs/guide/building.md"
+CHAPTERS = ("## The same bytes everywhere", "## Held to a lock", "## Where an image comes from")
 
 RECIPE = """\
 Bootstrap: oci
@@ -225,3 +229,22 @@ def test_a_damaged_provenance_is_refused(soliton: Program) -> None:
         fails(soliton(*command, "bad.sif"), "provenance cannot be read")
     (soliton.cwd / "bad.sif").write_bytes(data.replace(b'"epoch": 315532800', b'"epoch": "315532800"'[:18]))
     fails(soliton("rebuild", "--check", "bad.sif"), "provenance cannot be read")
+
+
+def test_the_guide_s_examples_work(soliton: Program) -> None:
+    """Every command line of the chapters about locks, in their order."""
+    (soliton.cwd / "recipe.def").write_text("Bootstrap: busybox\n%post\n  echo 1 > /etc/one\n")
+    inside = chapter = False
+    ran = 0
+    for line in GUIDE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            chapter = line in CHAPTERS
+        elif line.startswith("```"):
+            inside = line == "```sh" and chapter
+        elif inside and (words := shlex.split(line, comments=True)):
+            assert words[0] == "soliton"
+            if words[1] == "build":
+                words.insert(2, "--force")
+            soliton(*words[1:]).ok()
+            ran += 1
+    assert ran == 6

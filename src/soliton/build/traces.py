@@ -29,7 +29,15 @@ TRACES = (
     "/var/cache/man/*",
     "/var/cache/yum/*",
     "/var/cache/zypp/*",
+    "/var/lib/apt/lists/auxfiles",
     "/var/lib/systemd/catalog/database",
+    # Copies that `useradd` and its kin leave behind, with an owner that depends on who builds.
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
+    "/etc/subgid-",
+    "/etc/subuid-",
     # What each machine makes of its own.
     "/etc/machine-id",
     "/root/.wget-hsts",
