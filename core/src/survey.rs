@@ -18,6 +18,7 @@ use crate::read::base64;
 use crate::request::{self, Events};
 use crate::squashfs::format::decode_device;
 use crate::squashfs::reader::Image;
+use crate::text::Text;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +26,9 @@ struct Request {
     root: Root,
     /// Whether files are read, for the digests of their contents.
     contents: bool,
+    /// Files of an image that are read even so: the ends of their paths.
+    #[serde(default)]
+    endings: Vec<Text>,
     #[serde(default)]
     identity: Option<Identity>,
     events: i32,
@@ -117,7 +121,18 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
                 shadow: &shadow,
                 recorded: false,
             };
-            squashfs::read(&image, how, 0, &count, &mut sink)?
+            let mut entries = squashfs::read(&image, how, 0, &count, &mut sink)?;
+            let mut buffer = vec![0; image.block_size()];
+            for entry in &mut entries {
+                let Entry { path, what: What::File { content, .. }, .. } = entry else { continue };
+                if let Content::Stored { reference, .. } = *content
+                    && request.endings.iter().any(|ending| path.ends_with(ending.as_bytes()))
+                {
+                    let inode = image.inode(reference)?;
+                    *content = Content::Written(squashfs::pass_file(&image, &inode, &mut buffer, &mut sink)?);
+                }
+            }
+            entries
         }
         Root::Directory(path) => {
             enter()?;

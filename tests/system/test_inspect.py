@@ -146,3 +146,14 @@ def test_two_images_are_compared_without_running_them(soliton: Program, busybox_
     broken = soliton("diff", busybox_sif, "nothing.sif")
     assert broken.status == 255 and "nothing.sif" in broken.err
     assert soliton("diff", "--ignore", "colour", busybox_sif, "other.sif").status == 1
+
+
+def test_digests_of_some_files_are_those_of_all(busybox_sif: Path) -> None:
+    from soliton.images.detect import open_image
+    from soliton.images.survey import survey
+
+    root = open_image(str(busybox_sif)).require_root()
+    every, some = survey(root), survey(root, contents=False, endings=["/passwd"])
+    assert some["/etc/passwd"] == every["/etc/passwd"] and every["/etc/passwd"].digest
+    assert every["/etc/group"].digest and not some["/etc/group"].digest
+    assert list(some) == list(every)

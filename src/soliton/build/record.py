@@ -103,7 +103,7 @@ def took_files(job: Job, state: StageState, files: Files) -> None:
 def found(job: Job, stages: Sequence[StageState], root: ImageRoot | DirectoryRoot) -> Lock:
     """The lock of this build. root: the finished image, or what it is made of."""
     inputs = _inputs(job, stages)
-    listed, notes = packages.find(root, survey(root))
+    listed, notes = packages.find(root, survey(root, contents=False, endings=packages.DIGESTED))
     for note in notes:
         messages.warning(f"{note}: its packages are not in the lock")
     return lockfile.with_packages(inputs, listed)

@@ -25,6 +25,9 @@ MANAGERS = ("dpkg", "rpm", "apk", "conda", "pip")
 LARGEST = 160 << 20
 _SMALL = 4 << 20
 
+#: Ends of the paths of files whose digests tell a package's.
+DIGESTED = (".md5sums", ".dist-info/RECORD")
+
 _DPKG = ("/var/lib/dpkg/status",)
 _DPKG_FOLDER = "/var/lib/dpkg/status.d/"
 _DPKG_INFO = "/var/lib/dpkg/info/"

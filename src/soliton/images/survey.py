@@ -7,7 +7,7 @@ files["/etc/passwd"].digest
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,9 +40,11 @@ def survey(
     root: ImageRoot | DirectoryRoot,
     *,
     contents: bool = True,
+    endings: Sequence[str] = (),
     identity: Identity | None = None,
 ) -> dict[str, FileFacts]:
-    """Path → facts; a directory comes before what is in it. identity: to read directories as its root sees them.
+    """Path → facts; a directory comes before what is in it. contents: whether files are read, for their digests; if not,
+    those of an image whose paths end so. identity: to read directories as its root sees them.
 
     Raises CoreError for what is damaged or cannot be read.
     """
@@ -54,7 +56,12 @@ def survey(
         else:
             files[_name(event["path"])] = _facts(event, files)
 
-    request = {"root": core.encode(root), "contents": contents, "identity": core.encode(identity)}
+    request = {
+        "root": core.encode(root),
+        "contents": contents,
+        "endings": list(endings),
+        "identity": core.encode(identity),
+    }
     core.converse("survey", request, on_event)
     return files
 
