@@ -356,6 +356,10 @@ pub struct Copy {
     pub from_root: Option<Root>,
     #[serde(default)]
     pub time: Option<i64>,
+    #[serde(default)]
+    pub owner: Option<(u32, u32)>,
+    #[serde(default)]
+    pub mode: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

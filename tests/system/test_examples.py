@@ -48,6 +48,7 @@ def material(shared: Program) -> Path:
     (directory / "recipe.def").write_text(RECIPE)
     record = {"header": {"bootstrap": "busybox"}, "imageData": {"labels": {"Made": "by a program"}}}
     (directory / "recipe.json").write_text(json.dumps(record))
+    (directory / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     here = shared.within(directory)
     here("build", "image.sif", "recipe.def").ok()
     here("build", "--sandbox", "tree", "image.sif").ok()

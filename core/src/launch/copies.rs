@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::failure::{Context, Failure, warn};
 use super::resolve::{self, Kind, Location};
 use super::{glob, root};
+use crate::owner::{ATTRIBUTE, Owner};
 use crate::plan::{Copy, Plan, Root};
 use crate::text::Text;
 
@@ -82,6 +83,8 @@ impl Found<'_> {
                 to: target,
                 follow: copy.follow,
                 time: copy.time,
+                owner: copy.owner,
+                mode: copy.mode.map(|mode| mode & 0o7777),
                 links: HashMap::new(),
                 ancestors: Vec::new(),
             };
@@ -183,6 +186,8 @@ struct Work<'r> {
     follow: bool,
     /// Of every copy, instead of its source's.
     time: Option<i64>,
+    owner: Option<(u32, u32)>,
+    mode: Option<u32>,
     /// Where a file with several names was copied to first: (device, inode) → path in the target.
     links: HashMap<(u64, u64), Vec<u8>>,
     /// The directories being copied, against links that lead back up.
@@ -276,7 +281,7 @@ impl Work<'_> {
             copy_attributes(from.as_fd(), to.as_fd());
         }
         self.own(to.as_fd(), b"", &place.stat);
-        rustix::fs::fchmod(&to, Mode::from_raw_mode(place.stat.st_mode & 0o7777)).map_err(target)?;
+        rustix::fs::fchmod(&to, self.permissions(&place.stat)).map_err(target)?;
         rustix::fs::futimens(&to, &self.times(&place.stat)).map_err(target)
     }
 
@@ -319,7 +324,7 @@ impl Work<'_> {
             }
             self.own(directory.fd.as_fd(), b"", &place.stat);
             let own = own_descriptor(directory.fd.as_fd());
-            rustix::fs::chmod(own, Mode::from_raw_mode(place.stat.st_mode & 0o7777)).map_err(target)?;
+            rustix::fs::chmod(own, self.permissions(&place.stat)).map_err(target)?;
             self.date(directory.fd.as_fd(), b"", &place.stat);
         }
         Ok(())
@@ -350,10 +355,22 @@ impl Work<'_> {
 
     /// Ownership as far as the identity allows it; `cp -rL` leaves it.
     fn own(&self, at: BorrowedFd<'_>, name: &[u8], stat: &Stat) {
-        if !self.follow {
-            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            let _ = rustix::fs::chownat(at, name, Some(uid), Some(gid), of_entry(name));
+        if self.follow && self.owner.is_none() {
+            return;
         }
+        let (uid, gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let done = rustix::fs::chownat(at, name, Some(owner.0), Some(owner.1), of_entry(name));
+        // Root of a single id cannot: it is written down beside the file, where links have no place for it.
+        if done.is_err() && self.owner.is_some() && name.is_empty() {
+            let value = Owner { uid, gid }.encode();
+            let flags = rustix::fs::XattrFlags::empty();
+            let _ = rustix::fs::setxattr(own_descriptor(at), ATTRIBUTE, &value, flags);
+        }
+    }
+
+    fn permissions(&self, stat: &Stat) -> Mode {
+        Mode::from_raw_mode(self.mode.unwrap_or(stat.st_mode & 0o7777))
     }
 
     /// The time of the last change.

@@ -48,7 +48,7 @@ class BuildOptions:
     held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
     arguments, instead of these. on_host: whether sections may run commands outside the container.
     as_json: the definition is JSON. anew: no result of a step is taken from the cache. refresh: ask registries whether a
-    base image has changed. explain: say why a step runs. fetching: how base images are had.
+    base image has changed. explain: say why a step runs. secrets, stage, context: of a Dockerfile, as `--secret`, `--target`, `--context`. fetching: how base images are had.
     """
 
     force: bool = False
@@ -77,6 +77,9 @@ class BuildOptions:
     anew: bool = False
     refresh: bool = False
     explain: bool = False
+    secrets: Sequence[str] = ()
+    stage: str = ""
+    context: str = ""
     fetching: PullOptions | None = None
 
 
@@ -90,6 +93,16 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
     environment = dict(os.environ)
     check_target(target, options)
     origin = settle(source, dict(options.build_args), as_json=options.as_json)
+    if origin.kind == "dockerfile":
+        _of_dockerfile(target, origin.reference, options, environment)
+        return
+    for given, name in (
+        (options.secrets, "--secret"),
+        (options.stage, "--target"),
+        (options.context, "--context"),
+    ):
+        if given:
+            raise UsageError(f"`{name}` is for Dockerfiles", why=f"`{source}` is none")
     for warning in origin.definition.warnings:
         messages.warning(warning)
     try:
@@ -146,6 +159,92 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             explain=options.explain,
         )
     )
+
+
+def _of_dockerfile(target: str, path: str, options: BuildOptions, environment: Mapping[str, str]) -> None:
+    from soliton.build.dockerfile import build as dockerfile
+    from soliton.build.dockerfile import context, parser, stages
+
+    if options.told is not None:
+        raise NotSupported("rebuilding an image that was built from a Dockerfile")
+    if options.lock or options.update or options.sections not in ((), ("all",)):
+        raise UsageError("`--lock`, `--locked`, `--update` and `--section` are for definition files")
+    if options.fetching and options.fetching.architecture:
+        raise NotSupported("`--arch` for a Dockerfile")
+    folder = os.path.abspath(options.context or os.path.dirname(path) or ".")
+    if not os.path.isdir(folder):
+        raise UsageError(f"the build context `{options.context}` is no directory")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(parser.MAX_SIZE + 1)
+    except OSError as error:
+        raise BuildError(f"`{path}` cannot be read", why=error.strerror) from None
+    recipe = stages.read(
+        parser.parse(data, path),
+        options.build_args,
+        stages.platform_arguments(architecture.host_architecture(), ""),
+        options.stage or None,
+    )
+    unused = sorted(options.build_args.keys() - recipe.used - set(stages.PREDEFINED))
+    if unused:
+        messages.warning(f"no ARG asks for the build argument(s) {', '.join(unused)}")
+    settings = Settings(
+        choice=Choice(None, False, False),
+        epoch=_epoch(environment),
+        arguments=_arguments(options, environment),
+        keep_logs=True,
+        environment=environment,
+        cwd=os.getcwd(),
+        force=options.force,
+        packing=compression.parse(options.packing),
+    )
+    wishes = dockerfile.Wishes(
+        recipe, context.open_context(folder, os.path.abspath(path)), options.build_args, _secrets(options)
+    )
+    request = builder.Request(
+        definition=dockerfile.definition(recipe, settings.cwd),
+        target=os.path.abspath(target),
+        settings=settings,
+        identity=_identity(options),
+        sources=_sources(options),
+        tmpdir=workspace.parent(options.tmpdir, environment),
+        sandbox=options.sandbox,
+        replace=options.force or options.replace,
+        fix_perms=options.fix_perms,
+        keep=options.keep,
+        cache=_step_cache(options, environment),
+        explain=options.explain,
+    )
+    dockerfile.build(request, wishes)
+
+
+def _secrets(options: BuildOptions) -> dict[str, str]:
+    """Contents of `--secret id=NAME,src=FILE` and `id=NAME,env=VARIABLE`, by id."""
+    found: dict[str, str] = {}
+    for text in options.secrets:
+        values = dict(part.strip().partition("=")[::2] for part in text.split(","))
+        name = values.pop("id", "")
+        path, variable = values.pop("src", values.pop("source", "")), values.pop("env", "")
+        kind = values.pop("type", "file")
+        if not name or values or kind not in ("file", "env"):
+            raise UsageError(
+                f"`--secret {text[:60]}` is not understood",
+                why="it is `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`",
+            )
+        if not path:
+            value = os.environ.get(variable or name)
+            if value is None:
+                raise UsageError(f"the secret `{name}` has no value", why=f"`{variable or name}` is not set")
+            found[name] = value
+            continue
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8", errors="surrogateescape") as file:
+                found[name] = file.read(1 << 20)
+        except OSError as error:
+            raise UsageError(
+                f"the secret `{name}` cannot be read from `{path}`", why=error.strerror
+            ) from None
+    return found
 
 
 def _fetch_to(target: str, origin: Origin, options: BuildOptions) -> None:

@@ -47,6 +47,27 @@ def contents(job: Job, state: StageState) -> Contents:
     state.architecture = state.architecture or stage.of_programs(stack_now)
     after = tree.after(stack_now, base)
     finished = finish(job, state, after)
+    dropped: list[str] = []
+    if state.temporary is not None:
+        dropped = sorted(stage.temporary_names(job, state) - state.temporary)
+    return of_parts(
+        job,
+        state,
+        finished.above,
+        metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
+        (*finished.removed, *dropped),
+    )
+
+
+def of_parts(
+    job: Job,
+    state: StageState,
+    above: Sequence[metadata_layer.Entry],
+    objects: tuple[sif_write.NewObject, ...],
+    removed: Sequence[str] = (),
+) -> Contents:
+    """Base, results of steps, and over them what the image says of itself."""
+    base = state.started
     below: list[Layer] = [layers.record(base.root)]
     if isinstance(base.root, DirectoryRoot):
         below[0]["owners"] = layers.owners(job)
@@ -58,15 +79,12 @@ def contents(job: Job, state: StageState) -> Contents:
     stack = (
         *below,
         *layers.records(job, state, list(without)),
-        _tar(job, state, "above", finished.above),
+        _tar(job, state, "above", above),
     )
-    dropped: list[str] = []
-    if state.temporary is not None:
-        dropped = sorted(stage.temporary_names(job, state) - state.temporary)
     return Contents(
         layers=stack,
-        exclude=(plans.STEP_FOLDER, *finished.removed, *dropped),
-        objects=metadata.sif_objects(job.definition.text, finished.tree, base.oci_config),
+        exclude=(plans.STEP_FOLDER, *removed),
+        objects=objects,
         architecture=state.architecture,
         epoch=state.epoch,
     )
@@ -100,8 +118,11 @@ def write_sif(
 
 def freeze(job: Job, state: StageState) -> ImageRoot:
     """A stage as a plain squashfs in the workspace."""
+    return freeze_parts(job, state, contents(job, state))
+
+
+def freeze_parts(job: Job, state: StageState, parts: Contents) -> ImageRoot:
     path = job.workspace.place(state.folder, "frozen.squashfs")
-    parts = contents(job, state)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         size = squash(job, _work(parts), settle(_FROZEN, parts.layers, own=False), fd, 0, path)

@@ -103,11 +103,11 @@ def _build(request: Request) -> None:
             _tests(job, stages[-1], DirectoryRoot(job.update), after, number, len(steps))
         elif request.sandbox:
             _announce(number, len(steps), replace(image, title=f"making the sandbox {request.target}"))
-            with _new_directory(request.target, force=request.replace) as made:
+            with new_directory(request.target, force=request.replace) as made:
                 frozen = assemble.freeze(job, stages[-1])
                 lock = _lock(job, stages, frozen)
                 assemble.unpack(frozen, made)
-                _fix_modes(made, everything=request.fix_perms)
+                fix_modes(made, everything=request.fix_perms)
                 _tests(job, stages[-1], DirectoryRoot(made), after, number, len(steps))
                 _write_lock(request, lock)
         else:
@@ -257,7 +257,7 @@ def _update(job: Job, state: StageState) -> None:
 
 
 @contextlib.contextmanager
-def _new_directory(final: str, *, force: bool) -> Iterator[str]:
+def new_directory(final: str, *, force: bool) -> Iterator[str]:
     """A directory beside `final` that becomes it when the block ends without an exception."""
     folder, name = os.path.split(final)
     made = os.path.join(folder, f".{name[:200]}.partial-{secrets.token_hex(6)}")
@@ -269,7 +269,7 @@ def _new_directory(final: str, *, force: bool) -> Iterator[str]:
             remove(made, None)
 
 
-def _fix_modes(directory: str, *, everything: bool) -> None:
+def fix_modes(directory: str, *, everything: bool) -> None:
     """Directories their owner can enter, so that the sandbox can be used and removed; `--fix-perms`: files too."""
     for folder, names, files in os.walk(directory):
         for name in names:

@@ -80,6 +80,12 @@ def _aside(job: Job, path: str, part: Layer, time: int, how: compression.Packing
     return path
 
 
+def of_archive(job: Job, archive: str, path: str) -> ImageRoot:
+    """A tar, plain or compressed, as an image at `path`. Raises CoreError for a damaged or hostile one."""
+    part: Layer = {"kind": "tar", "fd": None, "path": archive}
+    return image(job, _aside(job, path, part, 0, compression.Packing("lz4", None, 131072)))
+
+
 def _written(state: StageState) -> Layer:
     return {
         "kind": "directory",

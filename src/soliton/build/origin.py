@@ -25,12 +25,12 @@ _LOOKED_AT = 4096
 
 @dataclass(frozen=True)
 class Origin:
-    """kind: "definition" has one read from a file; "reference" is fetched; "image" is a definition that only names an image.
+    """kind: "definition" has one read from a file; "reference" is fetched; "dockerfile" is one, by its path in `reference`; "image" is a definition that only names an image.
 
     reference: with its scheme, for references.
     """
 
-    kind: Literal["definition", "image", "reference"]
+    kind: Literal["definition", "image", "reference", "dockerfile"]
     definition: Definition
     reference: str = ""
 
@@ -51,6 +51,9 @@ def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) ->
                 f"building from `{scheme}:`", remedy="build from a definition file, an image or docker://"
             )
     if os.path.isdir(source):
+        inside = os.path.join(source, "Dockerfile")
+        if os.path.isfile(inside) and not os.path.isdir(os.path.join(source, ".singularity.d")):
+            return Origin("dockerfile", of_source("dockerfile", inside, inside), inside)
         return _of_image(source)
     try:
         with open(source, "rb") as file:
@@ -68,11 +71,22 @@ def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) ->
         ) from None
     except OSError as error:
         raise BuildError(f"`{source}` cannot be read", why=error.strerror) from None
+    if not as_json and is_dockerfile(data):
+        return Origin("dockerfile", of_source("dockerfile", source, source), source)
     if as_json:
         from soliton.build import definition_json
 
         data = definition_json.text_of(data, source)
     return Origin("definition", parse(data, source, build_args))
+
+
+def is_dockerfile(data: bytes) -> bool:
+    """Whether a text begins as Dockerfiles do: FROM or ARG, in the first line that is no comment."""
+    for line in data.removeprefix(codecs.BOM_UTF8).splitlines():
+        words = line.split()
+        if words and not words[0].startswith(b"#"):
+            return words[0].upper() in (b"FROM", b"ARG") and len(words) > 1
+    return False
 
 
 def _of_image(source: str) -> Origin:

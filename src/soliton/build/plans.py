@@ -89,7 +89,7 @@ def in_container(scene: Scene, argv: tuple[str, ...], script: str, copies: tuple
         identity=scene.identity,
         root=scene.root,
         surface=scene.surface,
-        mounts=(*_system(scene), *files, *scene.binds),
+        mounts=(*system(scene), *files, *scene.binds),
         process=_process(scene, "exec", argv, variables),
         namespaces=("pid", "uts"),
         hostname=HOSTNAME,
@@ -105,7 +105,7 @@ def test(scene: Scene) -> Plan:
         identity=scene.identity,
         root=scene.root,
         surface=scene.surface,
-        mounts=(*_system(scene), *scene.binds),
+        mounts=(*system(scene), *scene.binds),
         process=_process(scene, "test", (), {"HOME": "/root"}),
         namespaces=("pid",),
         name="%test",
@@ -128,7 +128,7 @@ def on_host(
         **scene.environment,
         **both("ENVIRONMENT", POST_ENVIRONMENT),
         **both("ROOTFS", mount_at),
-        **_same_everywhere(scene),
+        **same_everywhere(scene),
         **(more or {}),
     }
     return Plan(
@@ -153,7 +153,7 @@ def on_host(
     )
 
 
-def _system(scene: Scene) -> tuple[Mount, ...]:
+def system(scene: Scene) -> tuple[Mount, ...]:
     taken = {bind.target for bind in scene.binds}
     mounts: list[Mount] = [
         Proc(origin="build"),
@@ -167,7 +167,7 @@ def _system(scene: Scene) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def _same_everywhere(scene: Scene) -> dict[str, str]:
+def same_everywhere(scene: Scene) -> dict[str, str]:
     """Variables by which programs leave the clock and chance out of what they make."""
     return {} if scene.epoch is None else {"SOURCE_DATE_EPOCH": str(scene.epoch), "PYTHONHASHSEED": "0"}
 
@@ -179,7 +179,7 @@ def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mappin
         action="test" if action == "test" else "exec",
         argv=argv,
         environment=Environment(
-            host={**passed, **_same_everywhere(scene), "LANG": "C"},
+            host={**passed, **same_everywhere(scene), "LANG": "C"},
             injected=dict(scene.injected),
             fixed=dict(variables),
         ),

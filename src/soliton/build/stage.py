@@ -103,9 +103,14 @@ def start_from(job: Job, state: StageState) -> None:
     if job.cache is not None and not state.key:
         known = ingredients.of_base(job, state.stage.header, base.digest)
         state.key = step_cache.key_of(known) if known else secrets.token_hex(32)
+    lay_out(job, state)
+
+
+def lay_out(job: Job, state: StageState) -> None:
+    """What every step needs, in the directory that the first of them writes to."""
     apps = metadata.for_apps(_apps(state.stage), state.base_tree)
     wanted = [*layout.NEEDED, *apps]
-    found = layout.look(root, wanted)
+    found = layout.look(layers.with_ids(job, state.started.root), wanted)
     open_upper(job, state)
     assert state.upper is not None
     layout.write(state.upper, layout.plan(wanted, found))

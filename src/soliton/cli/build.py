@@ -48,6 +48,9 @@ def build(invocation: Invocation) -> int:
         anew=invocation.flag("no-cache"),
         refresh=invocation.flag("pull"),
         explain=invocation.flag("explain-cache"),
+        secrets=invocation.words("secret"),
+        stage=invocation.text("target") or "",
+        context=invocation.text("context") or "",
         fetching=options_of(invocation),
     )
     api.build(target, source, options)

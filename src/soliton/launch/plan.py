@@ -254,7 +254,7 @@ class Copy:
     as such a source is followed, those below it as `follow` says.
     source may hold glob characters. A target that ends in "/" or is a directory receives the source's name; one that
     is empty is the source's own path. A source that ends in "/." is what is in the directory.
-    time: Unix seconds that every copy bears, None: its source's.
+    time: Unix seconds that every copy bears, None: its source's. owner: (user, group) of every copy, mode: its permissions, None: its source's.
     """
 
     source: str
@@ -262,6 +262,8 @@ class Copy:
     follow: bool = True
     from_root: Root | None = None
     time: int | None = None
+    owner: tuple[int, int] | None = None
+    mode: int | None = None
 
 
 @record

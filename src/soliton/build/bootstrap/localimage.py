@@ -39,13 +39,13 @@ def of_sif(image: Image, source: tuple[str, str] | None = None, *, config: bool 
     """An image as a base. config: its OCI configuration goes along."""
     return Base(
         root=image.require_root(),
-        oci_config=_oci_config(image) if config else None,
+        oci_config=oci_config(image) if config else None,
         source=source,
         architecture=image.architecture,
     )
 
 
-def _oci_config(image: Image) -> bytes | None:
+def oci_config(image: Image) -> bytes | None:
     if image.sif is None:
         return None
     for item in image.sif.objects:

@@ -23,6 +23,7 @@ from soliton.cli.tables.shared import (
 RESULT = "The result"
 STEPS = "Steps"
 INSIDE = "Inside the steps"
+DOCKERFILES = "Dockerfiles"
 
 OPTIONS = (
     Option("force", "F", keys=("FORCE",), group=RESULT, help="replace an existing target"),
@@ -105,6 +106,23 @@ OPTIONS = (
     ),
     Option("build-arg-file", None, TEXT, "FILE", group=STEPS, help="a file with a NAME=VALUE on each line"),
     Option("warn-unused-build-args", group=STEPS, help="only warn of arguments that nothing uses"),
+    Option("target", None, TEXT, "STAGE", group=DOCKERFILES, help="build up to this stage of a Dockerfile"),
+    Option(
+        "context",
+        None,
+        TEXT,
+        "DIR",
+        group=DOCKERFILES,
+        help="where COPY finds files, instead of the Dockerfile's directory",
+    ),
+    Option(
+        "secret",
+        None,
+        WHOLE,
+        "id=NAME,src=FILE",
+        group=DOCKERFILES,
+        help="a file that RUN --mount=type=secret shows, and that is kept nowhere",
+    ),
     Option("no-cache", group=STEPS, help="run every step, whatever is kept of earlier builds"),
     Option(
         "explain-cache",
@@ -220,11 +238,12 @@ COMMANDS = (
         handler="soliton.cli.build:build",
         group="Making images",
         description=(
-            "SOURCE is a definition file, an image, a sandbox directory, or a URI: docker://, docker-daemon:, oci:, oci-archive:,"
+            "SOURCE is a definition file, a Dockerfile or a directory with one, an image, a sandbox directory, or a URI: docker://, docker-daemon:, oci:, oci-archive:,"
             " docker-archive:. TARGET comes first. No privilege is needed, and nothing is left if it fails."
         ),
         examples=(
             Example("soliton build image.sif recipe.def", "from a definition file", "recipe.def"),
+            Example("soliton build image.sif Dockerfile", "from a Dockerfile", "Dockerfile"),
             Example("soliton build --sandbox tree image.sif", "a directory to change", "image.sif"),
             Example("soliton build --force image.sif tree", "and a file again", "image.sif", "tree"),
             Example("soliton build --json image.sif recipe.json", "written by a program", "recipe.json"),

@@ -1,0 +1,5 @@
+# expect: never ended
+FROM scratch
+RUN <<A <<B
+A
+x

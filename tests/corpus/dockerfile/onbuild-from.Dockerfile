@@ -1,0 +1,3 @@
+# expect: ONBUILD FROM is not possible
+FROM scratch
+ONBUILD FROM other
