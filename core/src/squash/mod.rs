@@ -319,7 +319,11 @@ impl<'s> Work<'s> {
             }
             Source::Squashfs { image, marks, without, owners } => {
                 let recorded = *owners == Owners::Below;
-                let how = Taking { marks: *marks, without, verbatim: self.is_alike(image), shadow, recorded };
+                // What a step wrote and the image leaves out shares blocks with what stays: those are packed anew, so that
+                // nothing of it shows in the bytes.
+                let as_stored = *marks == Marks::Ordinary || without.is_empty();
+                let verbatim = as_stored && self.is_alike(image);
+                let how = Taking { marks: *marks, without, verbatim, shadow, recorded };
                 Ok((image_layer::read(image, how, layer, count, contents)?, None))
             }
         }
