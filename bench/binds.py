@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -36,37 +37,36 @@ def binds(bench: Bench) -> list[Row]:
 
 
 def _makers(bench: Bench, sources: Path) -> dict[str, Maker]:
-    def pairs(option: str, count: int, form: str = "{source}:{target}") -> list[str]:
-        words = []
-        for number in range(count):
-            words += [option, form.format(source=sources / str(number), target=f"/mnt/{number}")]
-        return words
+    # Places that the image has, none in another: not everybody makes missing ones in a root that cannot be written.
+    targets = [
+        f"/{Path(folder).relative_to(bench.plain)}"
+        for folder, below, _ in os.walk(bench.plain / "usr/share")
+        if not below
+    ]
+    pairs = [
+        (str(sources / str(number)), target) for number, target in enumerate(sorted(targets)[: max(COUNTS)])
+    ]
+
+    def joined(option: str, count: int) -> list[str]:
+        return [word for source, target in pairs[:count] for word in (option, f"{source}:{target}")]
+
+    def listed(count: int) -> list[str]:
+        # A plan is stored for short command lines.
+        return ["-B", ",".join(f"{source}:{target}" for source, target in pairs[:count])] if count else []
+
+    def apart(option: str, count: int) -> list[str]:
+        return [word for pair in pairs[:count] for word in (option, *pair)]
 
     program, plain = str(bench.program), str(bench.plain)
     makers: dict[str, Maker] = {
-        "soliton, SIF": lambda count: [program, "exec", *pairs("-B", count), str(bench.sif), "true"],
-        "soliton, directory": lambda count: [program, "exec", *pairs("-B", count), plain, "true"],
+        "soliton, SIF": lambda count: [program, "exec", *listed(count), str(bench.sif), "true"],
+        "soliton, directory": lambda count: [program, "exec", *listed(count), plain, "true"],
     }
     if shutil.which("bwrap"):
-
-        def bwrap(count: int) -> list[str]:
-            words = ["bwrap", "--ro-bind", plain, "/", "--proc", "/proc", "--dev", "/dev"]
-            # It makes no mount points in a root that cannot be written.
-            words += ["--tmpfs", "/mnt"] if count else []
-            for number in range(count):
-                words += ["--bind", str(sources / str(number)), f"/mnt/{number}"]
-            return [*words, "/bin/true"]
-
-        makers["bwrap, directory"] = bwrap
+        root = ("--ro-bind", plain, "/", "--proc", "/proc", "--dev", "/dev")
+        makers["bwrap, directory"] = lambda count: ["bwrap", *root, *apart("--bind", count), "/bin/true"]
     if shutil.which("ch-run"):
-        makers["ch-run, directory"] = lambda count: [
-            "ch-run",
-            *(["-W"] if count else []),
-            *pairs("-b", count),
-            plain,
-            "--",
-            "/bin/true",
-        ]
+        makers["ch-run, directory"] = lambda count: ["ch-run", *joined("-b", count), plain, "--", "/bin/true"]
     return makers
 
 

@@ -73,7 +73,9 @@ def _bind_target(call: str, number: int, named: str, reason: str, detail: str) -
     return LaunchError(
         f"{named} cannot be made in the container, so nothing can be mounted there",
         why=" ".join(part for part in (reason, detail) if part),
-        remedy="with `--writable` a mount point has to exist in the image; make it there first",
+        remedy="make it in that directory first, or choose another place"
+        if detail
+        else "with `--writable` a mount point has to exist in the image; make it there first",
     )
 
 
