@@ -130,8 +130,8 @@ def test_a_name_in_a_registry_is_held_to_its_digest(
         soliton("build", "--no-https", "--lock", "image.sif", "recipe.def").ok()
         base(work / "two", busybox, "2")
         registry.push(work / "two", "tools")
-        # What a name stood for when it was asked is kept; `--no-cache` asks again.
-        soliton("build", "--no-https", "--no-cache", "new.sif", "recipe.def").ok()
+        # What a name stood for when it was asked is kept; `--pull` asks again.
+        soliton("build", "--no-https", "--pull", "new.sif", "recipe.def").ok()
         assert soliton("diff", "image.sif", "new.sif").status == 1
         # With an empty cache, too.
         for more in ((), ("--disable-cache",)):
