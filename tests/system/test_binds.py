@@ -264,28 +264,20 @@ def test_a_deep_working_directory(soliton: Program, busybox_sif: Path) -> None:
 
 
 def test_a_working_directory_that_is_gone_or_closed(soliton: Program, busybox_sif: Path) -> None:
-    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" exec "$1" echo fine'
-    done = subprocess.run(
-        ["sh", "-c", script, soliton.name, busybox_sif],
-        cwd=soliton.cwd,
-        env=soliton.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
-    closed = soliton.cwd / "closed"
-    closed.mkdir()
-    script = 'cd closed && chmod 0 . && "$0" exec "$1" echo fine; s=$?; chmod 700 .; exit $s'
-    done = subprocess.run(
-        ["sh", "-c", script, soliton.name, busybox_sif],
-        cwd=soliton.cwd,
-        env=soliton.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+    (soliton.cwd / "closed").mkdir()
+    for script in (
+        'mkdir gone && cd gone && rmdir ../gone && exec "$0" exec "$1" echo fine',
+        'cd closed && chmod 0 . && "$0" exec "$1" echo fine; s=$?; chmod 700 .; exit $s',
+    ):
+        done = subprocess.run(
+            ["sh", "-c", script, soliton.name, busybox_sif],
+            cwd=soliton.cwd,
+            env=soliton.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
 
 
 def test_a_home_on_a_read_only_mount(soliton: Program, busybox_sif: Path) -> None:

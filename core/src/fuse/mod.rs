@@ -18,7 +18,9 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
 };
+use rustix::thread::UnshareFlags;
 
+use crate::launch::kernel::{self, Forked};
 use crate::plan;
 use crate::squashfs::reader::Image;
 
@@ -99,26 +101,15 @@ pub fn spawn(
 ) -> Result<OwnedFd, MountError> {
     let device = open_device()?;
     let mount = detached_mount(&device, source, writable)?;
-    // No signal at the server's end: the payload takes this process over by execve(2), and a child that it did
-    // not start must not show up in its wait(2). Such "clone children" are seen only by who asks for them.
-    let flags = libc::CLONE_NEWNS as libc::c_ulong;
-    // SAFETY: as fork(2): no memory is shared and the process has one thread, so the child may go on in Rust.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    match pid {
-        -1 => Err(MountError { call: "clone", errno: Errno::from_raw_os_error(errno()) }),
-        0 => {
+    match kernel::fork_unseen(UnshareFlags::NEWNS).map_err(failed("clone"))? {
+        Forked::Child => {
             drop(mount);
             become_server(&[device.as_raw_fd(), file]);
             serve(device);
-            // SAFETY: ends the child without running the exit handlers of the program it was copied from.
-            unsafe { libc::_exit(0) }
+            kernel::exit_now(0)
         }
-        _ => Ok(mount),
+        Forked::Parent(_) => Ok(mount),
     }
-}
-
-fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// Cuts the server loose from the terminal, the working directory and the files of the command.

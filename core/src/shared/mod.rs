@@ -13,7 +13,7 @@ mod key;
 mod server;
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -23,7 +23,6 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect,
     recvmsg, socket_with,
 };
-
 use rustix::thread::UnshareFlags;
 
 use crate::launch::kernel::{self, Forked};
@@ -192,11 +191,5 @@ fn above_standard(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
     }
-    // SAFETY: the new descriptor is owned by nobody else.
-    Ok(unsafe {
-        OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(rustix::io::fcntl_dupfd_cloexec(
-            fd.as_fd(),
-            3,
-        )?))
-    })
+    rustix::io::fcntl_dupfd_cloexec(&fd, 3)
 }

@@ -97,9 +97,7 @@ def of_words(directive: Directive, words: Sequence[str]) -> object:
     elif directive.kind == "flag":
         value = peer.FLAGS.get(words[0].lower(), words[0])
     elif directive.kind in ("mebibytes", "count"):
-        value = (
-            int(words[0]) if words[0].isascii() and words[0].isdigit() and len(words[0]) < 10 else words[0]
-        )
+        value = peer.number(words[0])
     else:
         value = words[0]
     try:

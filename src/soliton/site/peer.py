@@ -62,6 +62,11 @@ def converted(text: str, shown: str) -> tuple[str, list[str]]:
     return "".join(out), warnings
 
 
+def number(word: str) -> int | str:
+    """The number that a word spells; the word itself where it is none, for the directive to refuse."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else word
+
+
 def of_peer(directive: Directive, words: list[str], line: str) -> object:
     """The value as `soliton.toml` has it. Raises SolitonError."""
     value: object
@@ -70,9 +75,7 @@ def of_peer(directive: Directive, words: list[str], line: str) -> object:
     elif directive.kind == "flag":
         value = FLAGS.get(words[0]) if words[0] in ("yes", "no") else words[0]
     elif directive.kind in ("mebibytes", "count"):
-        value = (
-            int(words[0]) if words[0].isascii() and words[0].isdigit() and len(words[0]) < 10 else words[0]
-        )
+        value = number(words[0])
     else:
         value = words[0]
     try:
