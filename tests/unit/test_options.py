@@ -176,7 +176,7 @@ BEYOND = {
     "config set": "system user dry-run/d",
     "config show": "origin json/j",
     "config unset": "system user dry-run/d",
-    "build": "keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED} no-cache explain-cache pull target context secret",
+    "build": "keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED} no-cache explain-cache debug-shell pull target context secret",
     "diff": "json/j ignore",
     "doctor": "json/j apparmor-profile",
     "inspect": "provenance",

@@ -48,7 +48,8 @@ class BuildOptions:
     held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
     arguments, instead of these. on_host: whether sections may run commands outside the container.
     as_json: the definition is JSON. anew: no result of a step is taken from the cache. refresh: ask registries whether a
-    base image has changed. explain: say why a step runs. secrets, stage, context: of a Dockerfile, as `--secret`, `--target`, `--context`. fetching: how base images are had.
+    base image has changed. explain: say why a step runs. debug_shell: open a shell in a step that
+    fails. secrets, stage, context: of a Dockerfile, as `--secret`, `--target`, `--context`. fetching: how base images are had.
     """
 
     force: bool = False
@@ -77,6 +78,7 @@ class BuildOptions:
     anew: bool = False
     refresh: bool = False
     explain: bool = False
+    debug_shell: bool = False
     secrets: Sequence[str] = ()
     stage: str = ""
     context: str = ""
@@ -142,6 +144,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         binds=options.binds,
         injected=injected(environment),
         writable_test=options.writable_test,
+        debug_shell=options.debug_shell,
     )
     builder.build(
         builder.Request(
@@ -197,6 +200,7 @@ def _of_dockerfile(target: str, path: str, options: BuildOptions, environment: M
         cwd=os.getcwd(),
         force=options.force,
         packing=compression.parse(options.packing),
+        debug_shell=options.debug_shell,
     )
     wishes = dockerfile.Wishes(
         recipe, context.open_context(folder, os.path.abspath(path)), options.build_args, _secrets(options)

@@ -88,13 +88,19 @@ def _build(request: Request) -> None:
         ledger = cached.Ledger(cached.recipe_name(job, request.target), len(steps), request.explain)
         if job.cache is not None:
             ledger.before = job.cache.last(ledger.recipe)
+            job = replace(job, log=job.cache.log(ledger.recipe))
         stages = [stage.start(job, index) for index in range(len(request.definition.stages))]
         image = next(step for step in steps if step.kind == "image")
         if job.single_id and any(step.kind in ("setup", "post") for step in steps):
             messages.info(FLATTENED if request.sandbox or job.update else RECORDED)
         before, after = steps[: steps.index(image)], steps[steps.index(image) + 1 :]
-        for number, step in enumerate(before, 1):
-            _carry_out(job, stages, step, number, ledger)
+        try:
+            for number, step in enumerate(before, 1):
+                _carry_out(job, stages, step, number, ledger)
+        except BaseException:
+            if job.cache is not None:
+                job.cache.remember(ledger.recipe, ledger.now)
+            raise
         number = len(before) + 1
         if job.update is not None:
             _announce(number, len(steps), replace(image, title=f"writing into {request.target}"))

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from soliton import messages, progress
@@ -83,7 +83,7 @@ def carry_out(
         "nothing is taken from the cache" if cache is None or cache.anew else _on_host(job, step),
     )
     stage.open_upper(job, state)
-    with ledger.timed(number):
+    with ledger.timed(number), logged(job):
         work()
     if key:
         layers.keep(job, state, key)
@@ -97,6 +97,22 @@ def _on_host(job: Job, step: Step) -> str:
     if step.kind == "setup":
         return "it sees the host"
     return "it sees directories of the host by `--bind`" if step.kind == "post" and job.settings.binds else ""
+
+
+@contextmanager
+def logged(job: Job) -> Iterator[None]:
+    """A log of the step alone, which stays if the step fails."""
+    if job.log is None:
+        yield
+        return
+    _forget(job.log)
+    yield
+    _forget(job.log)
+
+
+def _forget(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def whole(job: Job, steps: Sequence[Step], target: str, *, force: bool | None = None) -> str:

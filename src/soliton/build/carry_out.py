@@ -16,6 +16,7 @@ from typing import Any
 from soliton import core
 from soliton.build import console
 from soliton.build.definition import Section
+from soliton.build.trace import Watch
 from soliton.errors import BuildError, LaunchError, SolitonError
 from soliton.launch.plan import Plan
 from soliton.site import reasons
@@ -30,14 +31,36 @@ def reporter(path: str) -> tuple[str, ...]:
     return sys.executable, "-I", "-S", "-c", _LEAVE_IN_FILE, path
 
 
-def execute(plan: Plan, environment: Mapping[str, str], *, pass_fds: tuple[int, ...] = ()) -> console.Ended:
+def execute(
+    plan: Plan,
+    environment: Mapping[str, str],
+    *,
+    pass_fds: tuple[int, ...] = (),
+    watch: Watch | None = None,
+) -> console.Ended:
     """Runs a plan to its payload's end, output going live to the user. environment: of the core itself.
 
-    pass_fds: descriptors that the plan names as `/proc/self/fd/N`. Raises LaunchError if the payload could not be started.
+    pass_fds: descriptors that the plan names as `/proc/self/fd/N`. watch: sees the output. Raises LaunchError if the payload could not be started.
     """
-    ended = console.run(_starter(plan, environment, pass_fds))
+    ended = console.run(_starter(plan, environment, pass_fds), watch)
     _check_report(plan)
     return ended
+
+
+def interactive(plan: Plan, environment: Mapping[str, str]) -> None:
+    """Runs a plan at the user's terminal, whose signals it gets itself."""
+    child = core.start("launch", plan, env=environment)
+    try:
+        while True:
+            try:
+                child.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+    except BaseException:
+        console.end(child)
+        raise
+    _check_report(plan)
 
 
 def capture(plan: Plan, environment: Mapping[str, str], limit: int = 1 << 20) -> str:
@@ -68,16 +91,26 @@ def host_script(argv: tuple[str, ...], environment: Mapping[str, str], cwd: str)
     return console.run(start)
 
 
-def check(ended: console.Ended, section: Section, name: str) -> None:
-    """Raises BuildError if a section's script failed."""
+def check(
+    ended: console.Ended, section: Section, name: str, *, line: int = 0, log: str | None = None
+) -> None:
+    """Raises BuildError if a section's script failed. line: of the recipe, where it did. log: of its whole output."""
     if ended.status == 0:
         return
-    place = f"{name}:{section.line}"
+    place = f"{name}:{line or section.line}"
     lines = ended.last_lines[-_SHOWN:]
     raise BuildError(
         f"`%{section.name}` failed with exit status {ended.status} ({place})",
         why="its last output: " + " | ".join(lines) if lines else "it printed nothing",
+        remedy=where_more_is(log),
     )
+
+
+def where_more_is(log: str | None) -> str | None:
+    """For whoever wants to know more of a failed step."""
+    if log is None or not os.path.exists(log):
+        return None
+    return f"all of it is in {log}; `--debug-shell` opens a shell in the failed step"
 
 
 def _starter(plan: Plan, environment: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> console.Starter:

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from soliton.build.trace import Watch
+
 #: Lines kept, and bytes of each.
 KEPT_LINES = 20
 KEPT_BYTES = 400
@@ -54,8 +56,12 @@ class _Tail:
         return tuple(line for line in shown if line)[-KEPT_LINES:]
 
 
-def run(start: Starter) -> Ended:
-    """Runs a program to its end. An exception here, Ctrl-C too, ends the program before it is passed on."""
+def run(start: Starter, watch: Watch | None = None) -> Ended:
+    """Runs a program to its end. An exception here, Ctrl-C too, ends the program before it is passed on.
+
+    watch: sees what is printed first.
+    """
+    watch = watch or Watch()
     together = _same_file(1, 2)
     tail = _Tail()
     with contextlib.ExitStack() as stack:
@@ -67,7 +73,7 @@ def run(start: Starter) -> Ended:
             out_write.close()
             err_write.close()
             sinks = {out_read.fileno(): 1, err_read.fileno(): 2}
-            _copy(child, sinks, tail)
+            _copy(child, sinks, tail, watch)
             status = child.wait()
         except BaseException:
             end(child)
@@ -86,7 +92,7 @@ def end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _copy(child: subprocess.Popen[bytes], sinks: dict[int, int], tail: _Tail) -> None:
+def _copy(child: subprocess.Popen[bytes], sinks: dict[int, int], tail: _Tail, watch: Watch) -> None:
     """Until the program has ended: what others still hold of the pipes does not keep us."""
     ended = os.pidfd_open(child.pid)
     try:
@@ -100,16 +106,17 @@ def _copy(child: subprocess.Popen[bytes], sinks: dict[int, int], tail: _Tail) ->
                 for key, _ in selector.select():
                     if key.fd == ended:
                         running = False
-                    elif not _pass_on(key.fd, sinks[key.fd], tail):
+                    elif not _pass_on(key.fd, sinks[key.fd], tail, watch):
                         selector.unregister(key.fd)
             for fd, sink in sinks.items():
-                while _pass_on(fd, sink, tail, only_there=True):
+                while _pass_on(fd, sink, tail, watch, only_there=True):
                     pass
+                _show(watch.rest(fd), sink, tail)
     finally:
         os.close(ended)
 
 
-def _pass_on(source: int, sink: int, tail: _Tail, *, only_there: bool = False) -> bool:
+def _pass_on(source: int, sink: int, tail: _Tail, watch: Watch, *, only_there: bool = False) -> bool:
     """One piece of output. False at the end of the stream, or of what is there."""
     try:
         data = os.read(source, 65536)
@@ -117,6 +124,11 @@ def _pass_on(source: int, sink: int, tail: _Tail, *, only_there: bool = False) -
         return not only_there
     if not data:
         return False
+    _show(watch.pass_on(source, data), sink, tail)
+    return True
+
+
+def _show(data: bytes, sink: int, tail: _Tail) -> None:
     tail.feed(data)
     view = memoryview(data)
     while view:
@@ -130,7 +142,6 @@ def _pass_on(source: int, sink: int, tail: _Tail, *, only_there: bool = False) -
             if error.errno == errno.EBADF:
                 break
             raise
-    return True
 
 
 def _same_file(one: int, other: int) -> bool:

@@ -25,7 +25,7 @@ class Settings:
 
     epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`.
     arguments: for the provenance. lock: whether the image keeps one, and the recipe's is written. held_to: the lock that the build has to
-    agree with, held_by: its name, held_packages: whether in its packages, too. kept_lock: text of a lock that the image keeps as it is. writable_test: `%test` may write, into memory. environment: the host's. injected:
+    agree with, held_by: its name, held_packages: whether in its packages, too. kept_lock: text of a lock that the image keeps as it is. writable_test: `%test` may write, into memory. debug_shell: a failed step is shown from inside. environment: the host's. injected:
     `APPTAINERENV_*`. cwd: what relative names are relative to.
     """
 
@@ -45,13 +45,14 @@ class Settings:
     binds: tuple[Bind, ...] = ()
     injected: Mapping[str, str] = field(default_factory=dict)
     writable_test: bool = False
+    debug_shell: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
     """identity: the builder's, root inside. update: the sandbox that the last stage is, None for an ordinary build.
 
-    cache: of the results of steps; None: nothing is kept.
+    cache: of the results of steps; None: nothing is kept. log: where the output of a step goes, too.
     """
 
     definition: Definition
@@ -61,6 +62,7 @@ class Job:
     sources: Sources
     update: str | None = None
     cache: StepCache | None = None
+    log: str | None = None
 
     @property
     def single_id(self) -> bool:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from soliton.build.definition import Section
 
 
+def is_traced(section: Section) -> bool:
+    """Whether the shell itself runs the body and says what it does (`-x`)."""
+    return "-c" not in section.arguments.split()
+
+
 def command(section: Section, script: str) -> tuple[str, ...]:
     """argv that runs the section's body lying at `script`: `/bin/sh -ex [arguments] script`.
 

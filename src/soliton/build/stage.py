@@ -6,6 +6,7 @@ that is a sandbox being updated is the exception: it is written itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -24,6 +25,7 @@ from soliton.build import (
     script,
     sources,
     step_cache,
+    trace,
     tree,
 )
 from soliton.build.bootstrap import Base, Request, bootstrap
@@ -219,9 +221,32 @@ def post(job: Job, state: StageState, step: Step) -> None:
     assert step.section is not None
     base = state.stage.header.get("from") or state.stage.header.agent
     architecture.require_runnable(state.architecture or None, base)
-    plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), step.section.body)
-    ended = carry_out.execute(plan, job.settings.environment)
-    carry_out.check(ended, step.section, job.definition.name)
+    numbered = script.is_traced(step.section)
+    text = (trace.FIRST if numbered else "") + step.section.body
+    plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), text)
+    with contextlib.closing(trace.Watch(job.log, numbered=numbered)) as watch:
+        ended = carry_out.execute(plan, job.settings.environment, watch=watch)
+    if ended.status != 0 and job.settings.debug_shell:
+        debug_shell(job, plans.in_container(state.scene, ("/bin/sh",), text), "%post")
+    line = _line_of(job, step.section, watch.line)
+    carry_out.check(ended, step.section, job.definition.name, line=line, log=job.log)
+
+
+def debug_shell(job: Job, plan: Plan, title: str) -> None:
+    """A shell where a step has failed, with everything that it has written."""
+    messages.info(
+        f"{title} has failed; this is a shell in it, and its script is {plans.SCRIPT}. `exit` ends the build"
+    )
+    carry_out.interactive(plan, job.settings.environment)
+
+
+def _line_of(job: Job, section: Section, line: int) -> int:
+    """The line of the recipe that is this one of the script; 0 if that cannot be told (sections that were joined)."""
+    body, whole = section.body.splitlines(), job.definition.text.splitlines()
+    at = section.line + line
+    if 0 < line <= len(body) and at <= len(whole) and whole[at - 1].strip() == body[line - 1].strip():
+        return at
+    return 0
 
 
 def temporary_names(job: Job, state: StageState) -> frozenset[str]:

@@ -3,6 +3,8 @@
     <cache>/steps/layers/KEY        what a step wrote, as a squashfs with the marks of an overlay in it
     <cache>/steps/images/KEY        which files a whole build has made (a finished image is not kept a second time)
     <cache>/steps/recipes/NAME      what the steps of a recipe were made from when it was last built
+    <cache>/steps/logs/NAME.log     what the step that failed has printed
+    <cache>/steps/mounts/NAME       what `RUN --mount=type=cache` shows
     <cache>/steps/digests/NAME      digest of a file, as long as it is the same file
 
 A key is the digest of its ingredients, one of which is the key of the step before. Everything is written beside its
@@ -79,7 +81,7 @@ class StepCache:
 
     def prepare(self) -> None:
         """Makes the directories. Raises OSError."""
-        for name in ("layers", "images", "recipes", "digests"):
+        for name in ("layers", "images", "recipes", "digests", "logs"):
             os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
 
     def find(self, key: str) -> str | None:
@@ -179,6 +181,14 @@ class StepCache:
     def remember(self, recipe: str, steps: Sequence[Ingredients]) -> None:
         """Notes it; values as digests only, since a recipe may hold a secret."""
         self._write(self._of_recipe(recipe), json.dumps([list(veiled(step)) for step in steps]))
+
+    def log(self, recipe: str) -> str:
+        """Where the output of a recipe's step goes, empty now."""
+        name = hashlib.sha256(recipe.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        path = os.path.join(self.root, "logs", f"{name}.log")
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return path
 
     def _of_recipe(self, recipe: str) -> str:
         name = hashlib.sha256(recipe.encode("utf-8", "surrogateescape")).hexdigest()

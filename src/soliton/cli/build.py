@@ -48,6 +48,7 @@ def build(invocation: Invocation) -> int:
         anew=invocation.flag("no-cache"),
         refresh=invocation.flag("pull"),
         explain=invocation.flag("explain-cache"),
+        debug_shell=invocation.flag("debug-shell"),
         secrets=invocation.words("secret"),
         stage=invocation.text("target") or "",
         context=invocation.text("context") or "",

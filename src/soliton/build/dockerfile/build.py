@@ -32,6 +32,7 @@ from soliton.build import (
     sources,
     stage,
     step_cache,
+    trace,
 )
 from soliton.build.bootstrap import localimage
 from soliton.build.bootstrap.download import download
@@ -200,7 +201,7 @@ class _Build:
         anew = cache is None or cache.anew
         self.ledger.note(known, title, "nothing is taken from the cache" if anew else "")
         stage.open_upper(self.job, state)
-        with self.ledger.timed(self.number):
+        with self.ledger.timed(self.number), cached.logged(self.job):
             work()
         if cache is not None:
             layers.keep(self.job, state, key)
@@ -339,13 +340,18 @@ class _Build:
                 name="RUN",
                 reporter=scene.reporter,
             )
-            ended = carry_out.execute(plan, self.job.settings.environment)
+            with contextlib.closing(trace.Watch(self.job.log)) as watch:
+                ended = carry_out.execute(plan, self.job.settings.environment, watch=watch)
+            if ended.status != 0 and self.job.settings.debug_shell:
+                shell = replace(plan, process=replace(plan.process, argv=("/bin/sh",)))
+                stage.debug_shell(self.job, shell, "RUN")
         if ended.status != 0:
             raise BuildError(
                 f"`{_title(item)}` failed with exit status {ended.status} ({self.place(item)})",
                 why="its last output: " + " | ".join(ended.last_lines[-5:])
                 if ended.last_lines
                 else "it printed nothing",
+                remedy=carry_out.where_more_is(self.job.log),
             )
 
     def mount(
@@ -720,6 +726,7 @@ def _build(request: builder.Request, wishes: Wishes) -> None:
         )
         if job.cache is not None:
             ledger.before = job.cache.last(ledger.recipe)
+            job = replace(job, log=job.cache.log(ledger.recipe))
         if job.single_id:
             messages.info(builder.FLATTENED if request.sandbox else builder.RECORDED)
         work = _Build(request, wishes, job, ledger)

@@ -129,6 +129,7 @@ OPTIONS = (
         group=STEPS,
         help="say of every step that runs why its result is not taken from the cache",
     ),
+    Option("debug-shell", group=STEPS, help="open a shell in a step that fails"),
     Option(
         "pull", group=STEPS, help="ask registries whether base images have changed since they were fetched"
     ),
