@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases, fixtures, suite
+from bench import cases, fixtures, steps, suite
 from bench.plot import svg
 from bench.table import Row, render
 
@@ -58,7 +58,7 @@ def as_user(work: Callable[[], None]) -> None:
 
 
 def main() -> int:
-    every = [*cases.ALL, *suite.ALL]
+    every = [*cases.ALL, *suite.ALL, *steps.ALL]
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("cases", nargs="*", help=f"which of: {' '.join(every)} (default: all)")
     parser.add_argument(

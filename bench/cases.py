@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import fixtures, suite
+from bench import fixtures, steps, suite
 from bench.binds import binds
 from bench.measure import Sample, device_sectors, once, repeat
 from bench.table import Row
@@ -329,7 +329,7 @@ def build(bench: Bench) -> list[Row]:
     definition.write_text(f"Bootstrap: localimage\nFrom: {bench.sif}\n%post\n    echo built > /opt/stage\n")
     environment = bench.environment(bench.directory / "cache")
     ours = repeat(
-        [bench.program, "build", "--force", work / "out.sif", definition],
+        [bench.program, "build", "--force", "--no-cache", work / "out.sif", definition],
         bench.runs,
         env=environment,
         warm=True,
@@ -364,6 +364,9 @@ def run(names: Sequence[str], directory: Path, program: Path, runs: int, kernel:
         measured = suite.Suite(directory, program, runs, kernel, mounted)
         for name in names:
             print(f"bench: {name}", flush=True)
-            rows += ALL[name](bench) if name in ALL else suite.ALL[name](measured)
+            if name in steps.ALL:
+                rows += steps.ALL[name](directory, program, runs)
+            else:
+                rows += ALL[name](bench) if name in ALL else suite.ALL[name](measured)
         measured.forget()
     return rows

@@ -302,7 +302,7 @@ def test_a_failing_post_tells_place_status_and_last_output(soliton: Program) -> 
     result = soliton("build", "image.sif", "recipe.def")
     assert result.out == "before the end\n"
     message = fatal(result)
-    assert "`%post` failed with exit status 42 (recipe.def:2)" in message
+    assert "`%post` failed with exit status 42 (recipe.def:4)" in message
     assert "before the end" in message
     assert names(soliton) == {"recipe.def"}
 

@@ -130,3 +130,32 @@ def test_a_key_does_not_tell_secrets(soliton: Program, recipe: Path) -> None:
         check=False,
     )
     assert found.stdout == b""
+
+
+def test_a_failure_is_told_with_its_line_and_its_log(soliton: Program, recipe: Path) -> None:
+    recipe.write_text(
+        recipe.read_text().replace(
+            "    echo three", "    seq 100\n    if true; then\n        false\n    fi\n#"
+        )
+    )
+    failed = soliton("build", "image.sif", "recipe.def")
+    line = recipe.read_text().splitlines().index("        false") + 1
+    assert f"`%post` failed with exit status 1 (recipe.def:{line})" in failed.err
+    assert "+ false" in failed.err.splitlines()[-2] and "PS4" not in failed.err and "\x1d" not in failed.err
+    log = Path(failed.err.split("all of it is in ")[1].split(";")[0])
+    assert "\n57\n" in log.read_text() and "common one" not in log.read_text()
+    assert not (soliton.cwd / "image.sif").exists()
+    recipe.write_text(recipe.read_text().replace("        false", "        true"))
+    soliton("build", "image.sif", "recipe.def").ok()
+    assert not log.exists()
+
+
+def test_a_shell_in_a_failed_step_sees_what_it_wrote(soliton: Program, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("echo three >> /opt/three", "echo half > /opt/half; false"))
+    told = soliton(
+        "build", "--debug-shell", "image.sif", "recipe.def", stdin="cat /opt/half /opt/two; id -u\n"
+    )
+    assert told.status == 255 and "half\ntwo\n0\n" in told.out
+    assert "failed with exit status 1" in told.err
+    soliton("build", "--no-cache", "image.sif", "recipe.def", stdin="exit 0\n")
+    assert not (soliton.cwd / "image.sif").exists()

@@ -11,10 +11,10 @@ from soliton.images.cache import CacheEntry, of_user
 
 #: Kinds of the command line → kinds of the cache. Kinds of the peers that soliton never fills select nothing.
 KINDS: dict[str, frozenset[str]] = {
-    "all": frozenset({"blob", "image", "partial", "step"}),
+    "all": frozenset({"blob", "image", "partial", "step", "mount"}),
     "blob": frozenset({"blob", "partial"}),
     "oci-tmp": frozenset({"image"}),
-    "steps": frozenset({"step"}),
+    "steps": frozenset({"step", "mount"}),
     **{name: frozenset() for name in ("library", "shub", "oras", "ipfs", "net")},
 }
 
@@ -34,7 +34,21 @@ def delete(found: Iterable[CacheEntry]) -> int:
     """Deletes entries; bytes gained. What somebody else has deleted meanwhile is passed over."""
     gained = 0
     for entry in found:
+        if entry.kind == "mount" and os.path.isdir(entry.path):
+            _remove_directory(entry.path)
+            continue
         with contextlib.suppress(FileNotFoundError):
             os.unlink(entry.path)
             gained += entry.size
     return gained
+
+
+def _remove_directory(path: str) -> None:
+    """What a step keeps from build to build; its files may belong to mapped ids."""
+    from soliton.build.workspace import remove
+    from soliton.launch.identity import as_root
+    from soliton.site import host as hosts
+
+    host = hosts.look()
+    identity = as_root(host, hosts.subordinate_ids(host.uid, host.name))
+    remove(path, identity if identity.uid_map else None)

@@ -32,12 +32,12 @@ def list_(invocation: Invocation) -> int:
         print(f"{'NAME':<24} {'DATE CREATED':<20} {'SIZE':<12} TYPE")  # noqa: T201 - results go to stdout
         for entry in found:
             date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.changed))
-            kind = {"image": "oci-tmp", "step": "steps"}.get(entry.kind, entry.kind)
+            kind = {"image": "oci-tmp", "step": "steps", "mount": "steps"}.get(entry.kind, entry.kind)
             print(f"{entry.name[:22]:<24} {date:<20} {size(entry.size):<12} {kind}")  # noqa: T201
         print()  # noqa: T201
     images = [entry for entry in found if entry.kind == "image"]
     blobs = [entry for entry in found if entry.kind in ("blob", "partial")]
-    steps = [entry for entry in found if entry.kind == "step"]
+    steps = [entry for entry in found if entry.kind in ("step", "mount")]
     print(  # noqa: T201
         f"There are {len(images)} container file(s) using {_sum(images)} "
         f"and {len(blobs)} oci blob file(s) using {_sum(blobs)} of space"

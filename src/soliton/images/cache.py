@@ -23,7 +23,7 @@ from soliton.site import paths
 #: A writer on another host that has not written for so long is taken for dead.
 STALE = 120.0
 
-Kind = Literal["blob", "image", "partial", "step"]
+Kind = Literal["blob", "image", "partial", "step", "mount"]
 
 
 class CacheEntry(NamedTuple):
@@ -115,6 +115,7 @@ class Cache:
             (self.blobs, "blob"),
             (self.images, "image"),
             (os.path.join(self.steps, "layers"), "step"),
+            (os.path.join(self.steps, "mounts"), "mount"),
         )
         for folder, kind in kinds:
             with contextlib.suppress(OSError):
