@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soliton import core, messages
-from soliton.build import layers, plans, stage, traces, tree
+from soliton.build import layers, plans, stage, tree
 from soliton.build.compression import Packing
 from soliton.build.definition import Stage
 from soliton.build.job import Job, Layer, StageState
@@ -71,9 +71,10 @@ def of_parts(
     below: list[Layer] = [layers.record(base.root)]
     if isinstance(base.root, DirectoryRoot):
         below[0]["owners"] = layers.owners(job)
-    without = () if job.settings.keep_logs else traces.TRACES
+        if not base.is_image:
+            below[0]["clamp"] = state.epoch
+    without = layers.left_out(job)
     if not base.is_image:
-        below[0].update(clamp=state.epoch, without=[*without, *traces.OF_HOST])
         below.insert(0, _tar(job, state, "skeleton", metadata.skeleton()))
         below.append(_tar(job, state, "scripts", metadata.base()))
     stack = (

@@ -46,7 +46,8 @@ def of_base(job: Job, header: Header, digest: str, pinned: str = "") -> Ingredie
 def of_making(job: Job, header: Header) -> Ingredients:
     """A base that an agent makes of packages or programs: what they are today is asked with `--no-cache`."""
     words = ((f"`{entry.keyword}`", entry.value) for entry in header.entries)
-    return (*_common(job), *words, ("INCLUDE", job.settings.environment.get("INCLUDE", "")))
+    kept = ("`--keep-logs`", str(job.settings.keep_logs))
+    return (*_common(job), *words, ("INCLUDE", job.settings.environment.get("INCLUDE", "")), kept)
 
 
 def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingredients | None:

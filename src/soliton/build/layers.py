@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from soliton import core, messages
-from soliton.build import compression, plans, squashing
+from soliton.build import compression, plans, squashing, traces
 from soliton.build.job import Job, Layer, StageState
 from soliton.images import squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
@@ -103,6 +103,8 @@ def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
         "path": directory,
         "whiteouts": "none",
         "clamp": time,
+        # Here already: the image takes the blocks of this layer as they are.
+        "without": [*left_out(job), *traces.OF_HOST],
         "owners": owners(job),
     }
     how = _settled(job.settings.packing, None)
@@ -122,6 +124,11 @@ def records(job: Job, state: StageState, without: list[str]) -> list[Layer]:
     if state.upper is not None:
         found.append({"kind": "directory", "path": state.upper, "clamp": state.epoch, **common})
     return found
+
+
+def left_out(job: Job) -> tuple[str, ...]:
+    """Patterns of what steps write and the image does not hold."""
+    return () if job.settings.keep_logs else traces.TRACES
 
 
 def owners(job: Job) -> str:
