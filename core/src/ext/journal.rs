@@ -1,7 +1,9 @@
 //! The journal (the kernel's JBD, big-endian): a file of the file system in which a set of changed blocks is written
 //! before any of them is written to its place.
 //!
-//!     superblock │ … descriptor │ block │ block │ … │ descriptor │ block │ … │ commit │ …
+//! ```text
+//! superblock │ … descriptor │ block │ block │ … │ descriptor │ block │ … │ commit │ …
+//! ```
 //!
 //! A descriptor names the places of the blocks behind it, the commit makes them count. The superblock says where the first
 //! transaction begins, 0 for none. Here there is never more than one: it is written from the first block on, made to
