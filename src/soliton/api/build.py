@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from soliton import messages
 from soliton.build import builder, compression, lockfile, secrets, templates, workspace
 from soliton.build.bootstrap import Fetched, Sources
+from soliton.build.definition import Definition
 from soliton.build.job import Settings
 from soliton.build.lockfile import Lock
 from soliton.build.origin import FETCHED, Origin, settle
 from soliton.build.provenance import Arguments
+from soliton.build.session import Request
 from soliton.build.step_cache import StepCache, size_limit
 from soliton.build.steps import Choice, read_sections
 from soliton.errors import BuildError, NotSupported, TargetError, UsageError
@@ -126,6 +128,13 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
     if origin.kind == "reference" and not options.sandbox:
         _fetch_to(target, origin, options)
         return
+    builder.build(_request(target, origin.definition, source, options, environment))
+
+
+def _request(
+    target: str, definition: Definition, source: str, options: BuildOptions, environment: Mapping[str, str]
+) -> Request:
+    """The wishes settled against the machine: who builds, where, from what, held to what."""
     held_to = lockfile.read(source) if options.lock == "check" else options.held_to
     settings = Settings(
         choice=Choice(read_sections(options.sections), options.test, options.update),
@@ -146,27 +155,25 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         writable_test=options.writable_test,
         debug_shell=options.debug_shell,
     )
-    builder.build(
-        builder.Request(
-            definition=origin.definition,
-            target=os.path.abspath(target),
-            settings=settings,
-            identity=_identity(options),
-            sources=_sources(options),
-            tmpdir=workspace.parent(options.tmpdir, environment),
-            sandbox=options.sandbox,
-            replace=options.force or options.replace,
-            fix_perms=options.fix_perms,
-            keep=options.keep,
-            cache=_step_cache(options, environment),
-            explain=options.explain,
-        )
+    return Request(
+        definition=definition,
+        target=os.path.abspath(target),
+        settings=settings,
+        identity=_identity(options),
+        sources=_sources(options),
+        tmpdir=workspace.parent(options.tmpdir, environment),
+        sandbox=options.sandbox,
+        replace=options.force or options.replace,
+        fix_perms=options.fix_perms,
+        keep=options.keep,
+        cache=_step_cache(options, environment),
+        explain=options.explain,
     )
 
 
 def _of_dockerfile(target: str, path: str, options: BuildOptions, environment: Mapping[str, str]) -> None:
     from soliton.build.dockerfile import build as dockerfile
-    from soliton.build.dockerfile import context, parser, stages
+    from soliton.build.dockerfile import context, needs, parser, stages
 
     if options.told is not None:
         raise NotSupported("rebuilding an image that was built from a Dockerfile")
@@ -191,34 +198,10 @@ def _of_dockerfile(target: str, path: str, options: BuildOptions, environment: M
     unused = sorted(options.build_args.keys() - recipe.used - set(stages.PREDEFINED))
     if unused:
         messages.warning(f"no ARG asks for the build argument(s) {', '.join(unused)}")
-    settings = Settings(
-        choice=Choice(None, False, False),
-        epoch=_epoch(environment),
-        arguments=_arguments(options, environment),
-        keep_logs=True,
-        environment=environment,
-        cwd=os.getcwd(),
-        force=options.force,
-        packing=compression.parse(options.packing),
-        debug_shell=options.debug_shell,
-    )
     wishes = dockerfile.Wishes(
         recipe, context.open_context(folder, os.path.abspath(path)), options.build_args, _secrets(options)
     )
-    request = builder.Request(
-        definition=dockerfile.definition(recipe, settings.cwd),
-        target=os.path.abspath(target),
-        settings=settings,
-        identity=_identity(options),
-        sources=_sources(options),
-        tmpdir=workspace.parent(options.tmpdir, environment),
-        sandbox=options.sandbox,
-        replace=options.force or options.replace,
-        fix_perms=options.fix_perms,
-        keep=options.keep,
-        cache=_step_cache(options, environment),
-        explain=options.explain,
-    )
+    request = _request(target, needs.definition(recipe), path, options, environment)
     dockerfile.build(request, wishes)
 
 

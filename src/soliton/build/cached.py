@@ -21,8 +21,8 @@ from soliton.build.steps import Step
 
 @dataclass
 class Ledger:
-    """What this build tells of its steps. recipe: names it, so that the next build can be compared. explain: say why
-    a step runs. count: of all steps.
+    """What this build tells of its steps, which it numbers. recipe: names it, so that the next build can be compared.
+    count: of all steps. explain: say why one runs.
     """
 
     recipe: str
@@ -30,12 +30,15 @@ class Ledger:
     explain: bool = False
     before: list[Ingredients] = field(default_factory=list)
     now: list[Ingredients] = field(default_factory=list)
+    number: int = 0
 
-    def announce(self, number: int, title: str, *, found: bool = False) -> None:
-        messages.info(f"[{number}/{self.count}] {title}{' (cached)' if found else ''}")
+    def announce(self, title: str, *, found: bool = False) -> None:
+        self.number += 1
+        messages.info(f"[{self.number}/{self.count}] {title}{' (cached)' if found else ''}")
 
     @contextmanager
-    def timed(self, number: int) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
+        number = self.number
         start = time.monotonic()
         yield
         took = time.monotonic() - start
@@ -55,41 +58,50 @@ class Ledger:
 
 
 def carry_out(
-    job: Job,
-    stages: Sequence[StageState],
-    step: Step,
-    number: int,
-    ledger: Ledger,
-    work: Callable[[], None],
+    job: Job, stages: Sequence[StageState], step: Step, ledger: Ledger, work: Callable[[], None]
 ) -> None:
-    """One step that writes to its stage: taken from the cache, or done by `work` and kept there."""
-    cache, state = job.cache, stages[step.stage]
+    """One step of a definition file that writes to its stage."""
+    state = stages[step.stage]
     if step.kind == "post" and state.temporary is None:
         state.temporary = stage.temporary_names(job, state)
     names = {other.stage.name: other.key for other in stages[: step.stage] if other.stage.name}
-    known = ingredients.of_step(job, step, state.key, names) if cache is not None else None
-    key = step_cache.key_of(known) if known else ""
+    known = ingredients.of_step(job, step, state.key, names) if job.cache is not None else None
+    through(job, state, step.title, known, ledger, work, _on_host(job, step))
+
+
+def through(
+    job: Job,
+    state: StageState,
+    title: str,
+    known: Ingredients | None,
+    ledger: Ledger,
+    work: Callable[[], None],
+    why: str = "",
+) -> None:
+    """A step that writes to its stage: its result taken from the cache, or done by `work` and kept there.
+
+    known: what it depends on, None if that cannot be told beforehand, for the reason `why`.
+    """
+    cache = job.cache
+    key = step_cache.key_of(known) if known and cache is not None else ""
     path = cache.find(key) if key and cache is not None else None
+    ledger.announce(title, found=path is not None)
     if path is not None and known is not None:
-        ledger.announce(number, step.title, found=True)
         ledger.now.append(known)
         layers.take(job, state, path)
         state.key = key
         return
-    ledger.announce(number, step.title)
-    ledger.note(
-        known,
-        step.title,
-        "nothing is taken from the cache" if cache is None or cache.anew else _on_host(job, step),
-    )
+    anew = cache is None or cache.anew
+    ledger.note(known, title, "nothing is taken from the cache" if anew else why)
     stage.open_upper(job, state)
-    with ledger.timed(number), logged(job):
+    with ledger.timed(), logged(job):
         work()
     if key:
         layers.keep(job, state, key)
         state.key = key
-    else:
-        written = layers.keep_aside(job, state)
+        return
+    written = layers.keep_aside(job, state)
+    if cache is not None:
         state.key = step_cache.key_of(((PARENT, state.key), ("what it wrote", digests.of_file(written))))
 
 

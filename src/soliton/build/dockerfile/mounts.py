@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,8 +44,12 @@ class Mount:
     size: int = 0
 
 
-def read(text: str, name: str, line: int) -> Mount:
-    """Raises DefinitionError for anything that is not understood: a mount that is not as asked for would be worse."""
+def read(
+    text: str, name: str, line: int, expand: Callable[[str, str], str] = lambda key, value: value
+) -> Mount:
+    """expand: replaces the variables in a value, given its key. Raises DefinitionError for anything that is not understood: a
+    mount that is not as asked for would be worse.
+    """
 
     def error(what: str, remedy: str | None = None) -> DefinitionError:
         return DefinitionError(name, f"`--mount={text[:60]}`: {what}", line=line, remedy=remedy)
@@ -53,7 +58,7 @@ def read(text: str, name: str, line: int) -> Mount:
     for field in next(csv.reader(io.StringIO(text)), []):
         key, equals, value = field.strip().partition("=")
         key = _ALIASES.get(key.lower(), key.lower())
-        values[key] = value if equals else "true"
+        values[key] = expand(key, value) if equals else "true"
     kind = values.get("type", "bind")
     if kind not in _KEYS:
         raise error(f"there is no type `{kind[:20]}`", closest(kind, _KEYS))

@@ -1,0 +1,120 @@
+"""COPY, ADD and WORKDIR: what is copied where, and with whose owner and mode."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from soliton.build import layers
+from soliton.build.dockerfile import config as configuration
+from soliton.build.dockerfile import context as contexts
+from soliton.build.dockerfile import needs, origins, users, words
+from soliton.build.dockerfile.parser import Instruction
+from soliton.build.dockerfile.work import Current, Work
+from soliton.errors import BuildError, NotSupported
+from soliton.launch.plan import Copy, DirectoryRoot
+from soliton.record import replace
+
+_OPTIONS = ("from", "chown", "chmod", "link", "checksum", "keep-git-dir")
+
+
+def workdir(work: Work, current: Current, item: Instruction) -> None:
+    """The directory that WORKDIR has just named, made where it is missing."""
+    path, state = current.config.workdir, current.state
+
+    def make() -> None:
+        empty = os.path.join(work.job.workspace.path, "nothing")
+        os.makedirs(empty, mode=0o755, exist_ok=True)
+        made = Copy("/.", path, follow=False, from_root=DirectoryRoot(empty), time=state.epoch, owner=(0, 0))
+        work.put(state, (made,))
+
+    if path != "/":
+        work.step(current, item, (("the directory", path),), make)
+
+
+def copy(work: Work, current: Current, item: Instruction) -> None:
+    """COPY and ADD."""
+    state = current.state
+    for key, _ in item.flags:
+        if key not in _OPTIONS:
+            raise NotSupported(f"`{item.word} --{key}` ({work.place(item)})")
+    named, at = _names(work, current, item)
+    origin = item.flag("from") or ""
+    if origin:
+        origin = needs.origin(work.wishes.recipe, origin, item)
+    owner_text = work.expand(current, item, item.flag("chown") or "")
+    mode_text = work.expand(current, item, item.flag("chmod") or "")
+    known: list[tuple[str, str]] = [
+        ("what is copied where", json.dumps([item.word, named, at, owner_text, mode_text])),
+    ]
+    bodies = {
+        heredoc.mark: work.expand(current, item, heredoc.body, quotes=False)
+        if heredoc.expand
+        else heredoc.body
+        for heredoc in item.heredocs
+    }
+    other = work.stage_of(origin, state.index, item) if origin else None
+    found: dict[str, list[str]] = {}
+    if other is not None:
+        known.append((f"the stage `{origin}`", other.key))
+    else:
+        for path in named:
+            if path in bodies:
+                known.append((f"the text `{path}`", bodies[path]))
+            elif item.word == "ADD" and origins.is_address(path):
+                known.append((f"the address `{path}`", item.flag("checksum") or ""))
+            else:
+                found[path] = contexts.find(work.wishes.context, path)
+                if not found[path]:
+                    raise work.missing(path, item)
+                known += [(f"`{one or '.'}`", work.digest(one, item)) for one in found[path]]
+
+    def carry() -> None:
+        root = layers.of_stage(work.job, state)
+        owner = None if origin else (0, 0)
+        if owner_text:
+            owner = users.owner(root, owner_text, work.place(item))
+        mode = _mode(mode_text, work.place(item)) if mode_text else None
+        copies: list[Copy] = []
+        for path in named:
+            if other is not None:
+                copies.append(origins.of_stage(work, other, path, at))
+            elif path in bodies:
+                name = next(heredoc.name for heredoc in item.heredocs if heredoc.mark == path)
+                text = bodies[path].encode("utf-8", "surrogateescape")
+                copies.append(origins.of_text(work, name, text, at))
+            elif path not in found:
+                copies.append(origins.of_address(work, path, at, item))
+            else:
+                for one in found[path]:
+                    unpacked = origins.of_archive(work, one, at, item) if item.word == "ADD" else None
+                    copies.append(unpacked or origins.of_context(work, one, at, item))
+        time = None if origin else state.epoch
+        work.put(state, tuple(replace(copy, owner=owner, mode=mode, time=time) for copy in copies))
+
+    work.step(current, item, tuple(known), carry)
+
+
+def _names(work: Work, current: Current, item: Instruction) -> tuple[list[str], str]:
+    """The sources, and the destination as an absolute path that ends in `/` where it has to be a directory."""
+    file = work.wishes.recipe.file
+    written = list(item.json) if item.json else words.split(item.rest, file.escape, file.name, item.line)
+    paths = [work.expand(current, item, word) if not word.startswith("<<") else word for word in written]
+    if len(paths) < 2:
+        raise BuildError(f"{work.place(item)}: {item.word} needs a source and a destination")
+    *named, last = paths
+    at = configuration.joined(current.config.workdir, last)
+    if last.endswith("/") or last in (".", ".."):
+        at = at.rstrip("/") + "/"
+    if len(named) > 1 and not at.endswith("/"):
+        raise BuildError(
+            f"{work.place(item)}: the destination of several sources is a directory",
+            remedy=f"write `{last}/`",
+        )
+    return named, at
+
+
+def _mode(text: str, place: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 5 and all(digit in "01234567" for digit in text):
+        return int(text, 8)
+    raise BuildError(f"{place}: `--chmod={text[:20]}` is no mode", why="expected one such as 755")

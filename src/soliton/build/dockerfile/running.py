@@ -1,0 +1,241 @@
+"""RUN: a command in the container, as the stage's user, with what its mounts show."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+
+from soliton import messages
+from soliton.build import carry_out, layers, plans, sources, stage, trace
+from soliton.build.dockerfile import config as configuration
+from soliton.build.dockerfile import context as contexts
+from soliton.build.dockerfile import mounts, needs, origins, stages, users
+from soliton.build.dockerfile.config import Config
+from soliton.build.dockerfile.parser import Instruction
+from soliton.build.dockerfile.work import Current, Work, title
+from soliton.build.step_cache import Ingredients
+from soliton.errors import BuildError, NotSupported
+from soliton.launch.plan import (
+    Bind,
+    Copy,
+    DirectoryRoot,
+    Environment,
+    Mount,
+    Plan,
+    Process,
+    SynthesizedFile,
+    Tmpfs,
+)
+from soliton.record import replace
+
+
+def run(work: Work, current: Current, item: Instruction) -> None:
+    config, index = current.config, current.state.index
+    for key, _ in item.flags:
+        if key not in ("mount", "network", "security"):
+            raise BuildError(f"{work.place(item)}: RUN has no option `--{key}`")
+    if item.flag("network") not in (None, "default", "host"):
+        raise NotSupported(f"`RUN --network={item.flag('network')}` ({work.place(item)})")
+    if item.flag("security") not in (None, "sandbox"):
+        raise BuildError(
+            f"{work.place(item)}: `RUN --security={item.flag('security')}` is not possible for a user"
+        )
+    file = work.wishes.recipe.file
+
+    def expand(key: str, value: str) -> str:
+        if key == "from":
+            return needs.origin(work.wishes.recipe, value, item)
+        return work.expand(current, item, value)
+
+    texts = [value for key, value in item.flags if key == "mount"]
+    wanted = [mounts.read(text, file.name, item.line, expand) for text in texts]
+    argv, script = _command(work, config, item)
+    known: list[tuple[str, str]] = []
+    for mount in wanted:
+        if mount.kind == "secret":
+            given = mount.id in work.wishes.hidden
+            known.append((f"whether the secret `{mount.id}` is given", str(given)))
+            if mount.required and not given:
+                raise BuildError(
+                    f"{work.place(item)}: the secret `{mount.id}` is not given",
+                    remedy=f"`--secret id={mount.id},src=FILE`",
+                )
+    for mount in wanted:
+        if mount.kind == "bind" and mount.stage:
+            known.append((f"the stage `{mount.stage}`", work.stage_of(mount.stage, index, item).key))
+        elif mount.kind == "bind":
+            known.append((f"`{mount.source or '.'}`", work.digest(mount.source, item)))
+    arguments = {key: value for key, value in config.arguments.items() if key not in stages.PREDEFINED}
+    ingredients: Ingredients = (
+        ("the command", json.dumps([argv, script])),
+        ("the mounts", json.dumps([str(mount) for mount in wanted])),
+        ("a build argument", json.dumps(sorted(arguments.items()))),
+        ("the environment", json.dumps(sorted(config.env.items()))),
+        ("the user", config.user),
+        ("the working directory", config.workdir),
+        *known,
+    )
+    work.step(current, item, ingredients, lambda: _execute(work, current, item, argv, script, wanted))
+
+
+def _command(work: Work, config: Config, item: Instruction) -> tuple[tuple[str, ...], str]:
+    """argv, and the text of a script that it runs at plans.SCRIPT."""
+    if item.json is not None:
+        if not item.json:
+            raise BuildError(f"{work.place(item)}: RUN without a command")
+        return item.json, ""
+    first = item.heredocs[0] if item.heredocs else None
+    if first is not None and item.rest == first.mark:
+        if first.body.startswith("#!"):
+            return (plans.SCRIPT,), first.body
+        return (*config.shell, first.body), ""
+    text = item.rest
+    for heredoc in item.heredocs:
+        text += f"\n{heredoc.body}{heredoc.name}"
+    return (*config.shell, text), ""
+
+
+def _execute(
+    work: Work,
+    current: Current,
+    item: Instruction,
+    argv: tuple[str, ...],
+    script: str,
+    wanted: Sequence[mounts.Mount],
+) -> None:
+    job, state, config = work.job, current.state, current.config
+    scene = state.scene
+    root = layers.of_stage(job, state)
+    user = users.find(root, config.user, work.place(item)) if config.user else users.User(0, 0, "/root")
+    identity = scene.identity
+    if user.uid != 0 or user.gid != 0:
+        if job.single_id:
+            messages.warning(
+                f"{work.place(item)}: this user has no subordinate ids, so RUN is root and not `{config.user}`"
+            )
+        else:
+            identity = replace(identity, uid=user.uid, gid=user.gid, groups=(user.gid, *user.groups))
+    environment = {
+        **{key: job.settings.environment[key] for key in plans.PASSED if key in job.settings.environment},
+        "PATH": configuration.DEFAULT_PATH,
+        "HOME": user.home or "/",
+        **plans.same_everywhere(scene),
+        **config.variables,
+    }
+    with contextlib.ExitStack() as stack:
+        extra: list[Mount] = []
+        for mount in wanted:
+            extra += _mount(work, stack, current, item, mount, environment)
+        if script:
+            extra.append(SynthesizedFile(plans.SCRIPT, script, 0o755, origin="RUN"))
+        if scene.single_id:
+            extra.append(SynthesizedFile(plans.APT_CONF, plans.APT_AS_ROOT, origin="single-id root"))
+            environment["APT_CONFIG"] = plans.APT_CONF
+        plan = Plan(
+            identity=identity,
+            root=scene.root,
+            surface=scene.surface,
+            mounts=(*plans.system(scene), *extra),
+            process=Process(
+                action="exec",
+                argv=argv,
+                environment=Environment(fixed=environment, evaluate=False, scripts=False),
+                cwd=(config.workdir,),
+                cwd_required=True,
+                umask=0o022,
+                capabilities="all" if identity.uid == 0 else "none",
+                emulate_root=scene.single_id,
+                emulate_devices=scene.mapped and not scene.single_id,
+            ),
+            namespaces=("pid", "uts"),
+            hostname=plans.HOSTNAME,
+            name="RUN",
+            reporter=scene.reporter,
+        )
+        with contextlib.closing(trace.Watch(job.log)) as watch:
+            ended = carry_out.execute(plan, job.settings.environment, watch=watch)
+        if ended.status != 0 and job.settings.debug_shell:
+            shell = replace(plan, process=replace(plan.process, argv=("/bin/sh",)))
+            stage.debug_shell(job, shell, "RUN")
+    if ended.status != 0:
+        raise BuildError(
+            f"`{title(item)}` failed with exit status {ended.status} ({work.place(item)})",
+            why="its last output: " + " | ".join(ended.last_lines[-5:])
+            if ended.last_lines
+            else "it printed nothing",
+            remedy=carry_out.where_more_is(job.log),
+        )
+
+
+def _mount(
+    work: Work,
+    stack: contextlib.ExitStack,
+    current: Current,
+    item: Instruction,
+    wanted: mounts.Mount,
+    environment: dict[str, str],
+) -> Iterator[Mount]:
+    origin = "RUN --mount"
+    at = configuration.joined(current.config.workdir, wanted.target) if wanted.target else ""
+    match wanted.kind:
+        case "tmpfs":
+            yield Tmpfs(at, wanted.size, origin=origin)
+        case "secret":
+            content = work.wishes.hidden.get(wanted.id)
+            if content is None:
+                return
+            if wanted.variable:
+                environment[wanted.variable] = content.removesuffix("\n")
+            if at:
+                yield SynthesizedFile(at, content, wanted.mode or 0o400, origin=origin)
+        case "cache":
+            yield Bind(_kept_directory(work, stack, wanted), at, read_only=wanted.read_only, origin=origin)
+        case "bind":
+            yield Bind(_shown(work, current, item, wanted), at, read_only=wanted.read_only, origin=origin)
+
+
+def _kept_directory(work: Work, stack: contextlib.ExitStack, wanted: mounts.Mount) -> str:
+    """A directory that stays from build to build. Its files may belong to mapped ids."""
+    job = work.job
+    if job.cache is None:
+        return job.workspace.folder(f"mount-{secrets.token_hex(4)}", mode=wanted.mode or 0o755)
+    kind = "single" if job.single_id else "many"
+    name = hashlib.sha256(f"{kind}\n{wanted.id}".encode()).hexdigest()[:32]
+    path = os.path.join(job.cache.root, "mounts", name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+        os.chmod(path, wanted.mode or 0o755)
+    if wanted.locked:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, lock)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    return path
+
+
+def _shown(work: Work, current: Current, item: Instruction, wanted: mounts.Mount) -> str:
+    """The directory or file of the host that a bind shows: of the context, or a copy of what a stage has there. What
+    is written to it is forgotten.
+    """
+    context = work.wishes.context
+    if not wanted.stage and wanted.read_only and not context.rules:
+        place = contexts.resolve(context.root, wanted.source)
+        whole = os.path.join(context.root, place)
+        if os.path.lexists(whole):
+            return whole
+        raise BuildError(f"{work.place(item)}: the build context has no `{wanted.source}`")
+    folder = work.job.workspace.folder(f"bind-{secrets.token_hex(4)}", mode=0o755)
+    source = wanted.source or "/"
+    if wanted.stage:
+        origin = layers.of_stage(work.job, work.stage_of(wanted.stage, current.state.index, item))
+        copy = Copy(sources.literal(source), "/it", follow=False, from_root=origin)
+    else:
+        copy = origins.of_context(work, source, "/it", item)
+    work.put(current.state, (copy,), root=DirectoryRoot(folder))
+    return f"{folder}/it"
