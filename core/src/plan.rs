@@ -38,6 +38,8 @@ pub struct Identity {
     pub newgidmap: Option<Text>,
     #[serde(default)]
     pub groups: Vec<u32>,
+    #[serde(default)]
+    pub keep_groups: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,46 @@ def test_what_a_rule_of_the_site_forbids_is_refused(
     failed = under(soliton, rules)("exec", *words, busybox_sif, "true")
     assert failed.status == 255, failed
     assert told in failed.err
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("allow-container-dir = false", ["--overlay", "directory"]),
+        ("allow-container-dir = false", ["--overlay", "directory:ro"]),
+        ("allow-container-dir = false", ["--bind", "directory:/mnt:image-src=/etc"]),
+        ("allow-container-squashfs = false", ["--overlay", "other.squashfs"]),
+        ("allow-container-squashfs = false", ["--data", "other.squashfs:/mnt"]),
+        (
+            "allow-container-squashfs = false",
+            ["--mount", "type=bind,src=other.squashfs,dst=/mnt,image-src=/"],
+        ),
+        ('limit-container-paths = ["{allowed}"]', ["--overlay", "directory"]),
+        ('limit-container-paths = ["{allowed}"]', ["--data", "other.squashfs:/mnt"]),
+    ],
+)
+def test_rules_about_images_hold_for_whatever_a_container_is_made_of(
+    soliton: Program, busybox_sif: Path, busybox_sandbox: Path, rules: str, words: list[str]
+) -> None:
+    shutil.copytree(busybox_sandbox / "etc", soliton.cwd / "directory/etc")
+    header = soliton("sif", "list", busybox_sif).ok().out
+    (start, end) = next(
+        word.split("-")
+        for line in header.splitlines()
+        if "FS" in line
+        for word in line.split("|")
+        if "-" in word
+    )
+    with open(busybox_sif, "rb") as image:
+        image.seek(int(start))
+        (soliton.cwd / "other.squashfs").write_bytes(image.read(int(end.strip()) - int(start)))
+    soliton("exec", *words, busybox_sif, "true").ok()
+    rule = rules.format(allowed=busybox_sif.parent)
+    failed = under(soliton, rule)("exec", *words, busybox_sif, "true")
+    assert failed.status == 255, failed
+    assert rule.partition(" =")[0] in failed.err
+    assert len(failed.err.splitlines()) <= 3
+    under(soliton, rule)("exec", busybox_sif, "true").ok()
 
 
 def test_a_user_can_neither_lift_a_lock_nor_a_rule(soliton: Program, settings: Path) -> None:

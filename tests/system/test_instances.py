@@ -231,6 +231,24 @@ def test_an_app_of_the_image(instances: Program, service: Path) -> None:
     eventually(lambda: log(instances, "a") == "app one: x\n")
 
 
+def test_an_app_that_is_missing_is_told_as_by_exec(instances: Program, service: Path) -> None:
+    for action in ("start", "run"):
+        failed = instances("instance", action, "--app", "two", service, "a")
+        assert failed.status == 1
+        assert failed.err == instances("run", "--app", "two", service).err
+    failed = instances("instance", "run", "--app", "one", service, "a")
+    assert (failed.status, "it has no script to run" in failed.err) == (1, True)
+    assert names(instances) == []
+
+
+def test_scripts_of_the_image_may_take_only_so_long(instances: Program, busybox_sandbox: Path) -> None:
+    root = instances.cwd / "slow"
+    instances("build", "--sandbox", root, busybox_sandbox).ok()
+    (root / ".singularity.d/env/95-slow.sh").write_text("while true; do sleep 1; done\n")
+    started = instances("instance", "run", "--runscript-timeout", "1s", root, "a").ok()
+    assert "they took longer than 1 s" in started.err
+
+
 def test_logs_are_appended_and_stay(instances: Program, busybox_sif: Path) -> None:
     for word in ("one", "two"):
         instances("instance", "run", busybox_sif, "a", "-c", f"echo {word}").ok()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,45 @@ def test_a_profile_holds_for_the_program_and_for_the_images_scripts(
     assert "Seccomp:\t2" in done.out
     assert not (soliton.cwd / "x").exists()
     soliton("exec", "--pid", "--security", security, root, "sh", "-c", "! mkdir x").ok()
+
+
+def test_a_profile_is_seen_to_hold_before_the_program_starts(soliton: Program, busybox_sif: Path) -> None:
+    """Also one that would forbid the launcher to look itself."""
+    looking = ["open", "openat", "read", "pread64", "close", "futex", "clone", "clone3", "wait4"]
+    (soliton.cwd / "narrow.json").write_text(
+        json.dumps(
+            {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": looking, "action": "SCMP_ACT_KILL_PROCESS"}],
+            }
+        )
+    )
+    words = ("exec", "--no-eval", "--security", "seccomp:narrow.json")
+    assert soliton(*words, busybox_sif, "/bin/true").status == 0
+    assert soliton(*words, busybox_sif, "/bin/cat", "/etc/passwd").status == -signal.SIGSYS
+    # Where there is no /proc inside.
+    assert soliton(*words, "--no-mount", "proc", busybox_sif, "/bin/true").status == 0
+
+
+def test_a_group_alone_leaves_the_user_who_they_are(
+    soliton: Program, busybox_sif: Path, has_subordinate_ids: bool
+) -> None:
+    done = soliton("exec", "--security", "gid:7", busybox_sif, "sh", "-c", "id -u; id -g; touch made")
+    if not has_subordinate_ids:
+        assert (done.status, done.out) == (255, "")
+        assert "subordinate ids" in done.err
+        return
+    assert done.ok().out.split() == [str(os.getuid()), "7"]
+    # On the host it is theirs.
+    assert (soliton.cwd / "made").stat().st_uid == os.getuid()
+
+
+def test_without_setgroups_nobody_inside_gives_up_a_group(soliton: Program, busybox_sif: Path) -> None:
+    def allowed(*words: str) -> str:
+        return soliton("exec", *words, busybox_sif, "cat", "/proc/self/setgroups").ok().out.strip()
+
+    assert allowed("--fakeroot", "--no-setgroups") == "deny"
+    assert allowed("--no-setgroups") == "deny"
 
 
 @pytest.mark.skipif(not DOCKERS.exists(), reason="the profile of Debian's containers is not installed")

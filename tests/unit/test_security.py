@@ -8,6 +8,7 @@ from soliton.errors import SolitonError
 from soliton.launch import security
 from soliton.launch.plan import GroupFile, IdRange, ImageRoot, Label, PasswdFile, Plan
 from soliton.launch.request import ActionRequest
+from soliton.record import replace
 from soliton.site.host import Host, SubordinateIds
 from tests.unit.compiled import CALLER, RANGES, ROOT, plan_for
 
@@ -28,6 +29,36 @@ def test_another_user_is_a_subordinate_one_without_capabilities() -> None:
     assert isinstance(plan.root, ImageRoot)
     assert plan.root.ids == "stored"
     assert not [mount for mount in plan.mounts if isinstance(mount, (PasswdFile, GroupFile))]
+
+
+def test_a_group_alone_leaves_the_user_who_they_are() -> None:
+    plan = secured("gid:7", ids=RANGES)
+    assert (plan.identity.uid, plan.identity.gid, plan.identity.groups) == (1000, 7, (7,))
+    assert plan.identity.uid_map == (
+        IdRange(0, 100000, 1000),
+        IdRange(1000, 1000, 1),
+        IdRange(1001, 101000, 64536),
+    )
+    assert plan.identity.gid_map == (
+        IdRange(0, 200000, 100),
+        IdRange(100, 100, 1),
+        IdRange(101, 200100, 65436),
+    )
+    (line,) = [mount for mount in plan.mounts if isinstance(mount, PasswdFile)]
+    assert (line.uid, line.gid) == (1000, 7)
+    assert not [mount for mount in plan.mounts if isinstance(mount, GroupFile)]
+    assert secured("gid:7", host=ROOT).identity.uid == 0
+    assert secured("gid:7", line="--fakeroot", ids=RANGES, fakeroot=True).identity.uid == 0
+
+
+def test_a_caller_beyond_the_range_is_beside_it() -> None:
+    plan = secured("gid:7", ids=RANGES, host=replace(CALLER, uid=5_000_000))
+    assert plan.identity.uid_map == (IdRange(0, 100000, 65536), IdRange(5_000_000, 5_000_000, 1))
+
+
+def test_groups_that_are_kept_are_not_set() -> None:
+    with pytest.raises(SolitonError, match="`--no-setgroups` and `--security uid:` or `gid:` exclude"):
+        secured("gid:7", line="--fakeroot --no-setgroups", ids=RANGES, fakeroot=True)
 
 
 def test_root_becomes_anybody() -> None:

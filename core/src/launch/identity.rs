@@ -37,11 +37,20 @@ pub fn enter_with(identity: &Identity, others: UnshareFlags) -> Result<(), Failu
     let maps = [Map::of_users(identity), Map::of_groups(identity)];
     let helper = if maps.iter().all(Map::is_single) { None } else { Some(Helper::start(&maps)?) };
     kernel::unshare(others | UnshareFlags::NEWUSER).failed("userns", "unshare")?;
+    if identity.keep_groups {
+        // Only before the groups are mapped.
+        write_file("/proc/self/setgroups", "deny").failed("userns", "setgroups")?;
+    }
     if let Some(helper) = helper {
         helper.finish()?;
     }
     for map in maps.iter().filter(|map| map.is_single()) {
         map.write_own()?;
+    }
+    if identity.keep_groups
+        && std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim() != "deny")
+    {
+        return Err(Failure::because("confinement", "the groups could be changed after all"));
     }
     maps.iter().try_for_each(Map::read_back)
 }

@@ -13,8 +13,8 @@
 //! A `--sharens` container without a PID namespace has no process inside: the monitor itself holds its namespaces.
 //!
 //! The words to whoever starts it, on `channel`: `pid N` (process 1), `ready` when all but executing is done, then a byte
-//! from there (the record is written), then nothing more if the payload was executed, else `failed`. If the starter goes
-//! before that byte, so does everything here.
+//! from there (the record is written), then nothing more if the payload was executed, else `failed STATUS`. If the starter
+//! goes before that byte, so does everything here.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -233,9 +233,9 @@ impl Instance {
         result
     }
 
-    /// Tells the starter that the payload will not be executed, whose reason has been told.
-    pub fn failed(&self) {
-        self.say("failed\n");
+    /// Tells the starter that the payload will not be executed, whose reason has been told, and with which status that ends.
+    pub fn failed(&self, status: i32) {
+        self.say(&format!("failed {status}\n"));
     }
 
     /// Says that all is ready, and waits until the instance can be found by others. False if the starter is gone.

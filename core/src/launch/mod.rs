@@ -82,12 +82,11 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         Ok(inside) => match start(plan, umask, files, inside, instance) {
             Err(failure) => {
                 failure::explain(&failure);
+                let status = if failure.code == "app" { NO_SUCH_APP } else { FAILURE };
                 if let Some(instance) = instance {
-                    instance.failed();
+                    instance.failed(status);
                 }
-                if failure.code == "app" {
-                    return NO_SUCH_APP;
-                }
+                return status;
             }
             Ok(never) => match never {},
         },

@@ -115,6 +115,7 @@ fn everything(found: &mut Found) -> bool {
         newuidmap: None,
         newgidmap: None,
         groups: Vec::new(),
+        keep_groups: false,
     };
     let mut entered = true;
     if !found.add("userns", identity::enter(&identity)) {

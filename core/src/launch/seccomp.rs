@@ -7,8 +7,14 @@
 //!
 //! The filter is classic BPF (seccomp(2)): a table of numbers for each ABI, compared in turn.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
 
 use super::failure::{Context, Failure};
@@ -142,8 +148,8 @@ pub fn emulate(what: Emulated) -> Result<Option<OwnedFd>, Failure> {
     }
 }
 
-/// Installs the filter of a profile, compiled by Python: one number an instruction. From here on it decides about this
-/// process too, so nothing but execve(2) may follow; that the kernel took it is the proof.
+/// Installs the filter of a profile, compiled by Python: one number an instruction, and reads back that it is there. From
+/// here on it decides about this thread too, so nothing but execve(2) may follow.
 pub fn confine(filter: &[u64]) -> Result<(), Failure> {
     if filter.is_empty() {
         return Ok(());
@@ -152,7 +158,88 @@ pub fn confine(filter: &[u64]) -> Result<(), Failure> {
         .iter()
         .map(|&word| jump((word >> 48) as u16, word as u32, (word >> 40) as u8, (word >> 32) as u8))
         .collect();
-    kernel::install_filter(&program, true).failed("seccomp", "seccomp")
+    let Some(witness) = Witness::of_this_thread()? else {
+        // Without a /proc inside, that the kernel took it is the proof.
+        return kernel::install_filter(&program, true).failed("seccomp", "seccomp");
+    };
+    kernel::install_filter(&program, true).failed("seccomp", "seccomp")?;
+    if witness.confirms() {
+        Ok(())
+    } else {
+        Err(Failure::because("confinement", "the seccomp profile did not take effect"))
+    }
+}
+
+/// A second thread, which no filter stops from reading what the kernel says of the first one. It ends with execve(2).
+struct Witness(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const ASKED: u8 = 1;
+const CONFIRMED: u8 = 2;
+const DENIED: u8 = 3;
+
+impl Witness {
+    /// None where there is no procfs to read.
+    fn of_this_thread() -> Result<Option<Witness>, Failure> {
+        let status = match rustix::fs::open(
+            "/proc/thread-self/status",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            // Nothing that an image has laid there.
+            Ok(status)
+                if rustix::fs::fstatfs(&status).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC) =>
+            {
+                File::from(status)
+            }
+            _ => return Ok(None),
+        };
+        let Some(before) = filters(&status) else { return Ok(None) };
+        let word = Arc::new(AtomicU8::new(WAITING));
+        let shared = word.clone();
+        let thread = std::thread::Builder::new().stack_size(1 << 16).spawn(move || {
+            while shared.load(Ordering::Acquire) == WAITING {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            let after = filters(&status);
+            let is_there =
+                after.is_some_and(|(mode, count)| mode == 2 && (count == 0 || count == before.1 + 1));
+            shared.store(if is_there { CONFIRMED } else { DENIED }, Ordering::Release);
+        });
+        match thread {
+            Ok(thread) => std::mem::forget(thread), // Letting go of it could need a call that the filter forbids.
+            Err(error) => {
+                return Err(Failure::because(
+                    "confinement",
+                    format!("the seccomp profile cannot be read back: {error}"),
+                ));
+            }
+        }
+        Ok(Some(Witness(word)))
+    }
+
+    /// Asks, and waits without any system call.
+    fn confirms(self) -> bool {
+        self.0.store(ASKED, Ordering::Release);
+        loop {
+            match self.0.load(Ordering::Acquire) {
+                CONFIRMED => return true,
+                DENIED => return false,
+                _ => std::hint::spin_loop(),
+            }
+        }
+    }
+}
+
+/// The mode of seccomp and the number of filters in a `status` of proc(5); 0 filters where the kernel does not count them.
+fn filters(status: &File) -> Option<(u32, u32)> {
+    let mut text = [0; 8192];
+    let length = status.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u32>().ok())
+    };
+    Some((field("Seccomp")?, field("Seccomp_filters").unwrap_or(0)))
 }
 
 fn program(what: Emulated) -> Vec<libc::sock_filter> {

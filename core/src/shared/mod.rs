@@ -47,7 +47,8 @@ pub fn join(plan: &Plan) -> Option<Joined> {
     let sharing = plan.sharing?;
     let Root::Image(image) = &plan.root else { return None };
     // A network that another namespace owns is entered by that one; one that a helper connects is left to this launch.
-    let own = plan.netns.is_some() || plan.helper.is_some();
+    // So is a user namespace with a property of its own.
+    let own = plan.netns.is_some() || plan.helper.is_some() || plan.identity.keep_groups;
     if own || plan.identity.uid_map.is_empty() || has_limits() {
         return None;
     }

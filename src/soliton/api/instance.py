@@ -286,8 +286,8 @@ class _Starter:
         ready = False
         while not ready or self.pid is None:
             word = self._word()
-            if word is None or word == "failed":
-                raise self.failure(told=word is not None)
+            if word is None or word.startswith("failed "):
+                raise self.failure(word)
             if word.startswith("pid "):
                 self.pid = int(word[4:])
             ready = ready or word == "ready"
@@ -295,14 +295,16 @@ class _Starter:
 
     def go(self) -> None:
         self.channel.sendall(b"!")
-        if self._word() is not None:
-            raise self.failure(told=True)
+        word = self._word()
+        if word is not None:
+            raise self.failure(word)
 
-    def failure(self, told: bool = False) -> SolitonError:
-        """What the core has told already; told: it has said that this was all."""
-        while not told and self.child.poll() is None and not self._payload_is_gone():
+    def failure(self, word: str | None = None) -> SolitonError:
+        """What the core has told already. word: its last one, with the status; None: it may still be telling."""
+        while word is None and self.child.poll() is None and not self._payload_is_gone():
             time.sleep(0.01)
-        return Told()
+        status = (word or "").removeprefix("failed ")
+        return Told(int(status) if status.isdigit() else None)
 
     def _payload_is_gone(self) -> bool:
         """Whether process 1 has taken its place for good although nobody said that all was ready."""
@@ -328,8 +330,8 @@ class _Starter:
 class Told(LaunchError):
     """The core has explained the failure itself."""
 
-    def __init__(self) -> None:
-        super().__init__("")
+    def __init__(self, status: int | None = None) -> None:
+        super().__init__("", status=status)
 
 
 def stop(found: Sequence[Instance], *, number: int, timeout: float) -> list[Instance]:

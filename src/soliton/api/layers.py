@@ -40,7 +40,7 @@ def require_free(image: ExtRoot) -> None:
 def look(
     request: ActionRequest, image: Image, host: Host, allow: Callable[[Image], None] | None = None
 ) -> Over:
-    """allow: raises an error for an overlay that the site forbids. Raises SolitonError for what is not there, not an overlay, or writable twice."""
+    """allow: raises an error for an image, of overlays or to be bound from, that the site forbids. Raises SolitonError for what is not there, not an overlay, or writable twice."""
     layers: list[Layer] = list(image.layers)
     upper: UpperSurface | None = None
     origin = ""
@@ -68,7 +68,7 @@ def look(
                 )
             else:
                 upper, origin = layer, path
-    over = Over(tuple(layers), upper, origin, _data_images(request, host))
+    over = Over(tuple(layers), upper, origin, _data_images(request, host, allow))
     root = replace(image.ext, writable=request.writable) if image.ext else None
     for used in (root, *layers, upper and upper.image, *over.images.values()):
         if isinstance(used, ExtRoot):
@@ -84,7 +84,7 @@ def _overlay(
     path: str, read_only: bool | None, allow: Callable[[Image], None] | None
 ) -> list[Layer | UpperSurface]:
     image = open_image(path)
-    if allow is not None and image.kind != "sandbox":
+    if allow is not None:
         allow(image)
     if image.kind in ("sandbox", "oci-layout"):
         return [_directory(image.path, path, read_only)]
@@ -159,15 +159,22 @@ def _make(folder: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
 
 
-def _data_images(request: ActionRequest, host: Host) -> dict[tuple[str, int | None], Layer]:
+def _data_images(
+    request: ActionRequest, host: Host, allow: Callable[[Image], None] | None
+) -> dict[tuple[str, int | None], Layer]:
     wanted: dict[tuple[str, int | None], bool] = {}
     for bind in asked_binds(request, host):
         if isinstance(bind, ImageBind):
             wanted[bind.image] = wanted.get(bind.image, False) or not bind.read_only
-    return {(path, id): data_image(path, id, writable=writable) for (path, id), writable in wanted.items()}
+    return {
+        (path, id): data_image(path, id, writable=writable, allow=allow)
+        for (path, id), writable in wanted.items()
+    }
 
 
-def data_image(path: str, id: int | None, *, writable: bool) -> Layer:
+def data_image(
+    path: str, id: int | None, *, writable: bool, allow: Callable[[Image], None] | None = None
+) -> Layer:
     """The file system in an image that is to be bound from; one of ext3 is open for writing if it can be."""
     try:
         image = open_image(path)
@@ -175,6 +182,8 @@ def data_image(path: str, id: int | None, *, writable: bool) -> Layer:
         raise LaunchError(
             f"the bind source `{path}` cannot be used", why=str(error), remedy=error.remedy
         ) from None
+    if allow is not None:
+        allow(image)
     root: Layer | None = None
     if image.sif is not None:
         root = _partition(image, id)

@@ -104,6 +104,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         add_caps=words("add-caps"),
         drop_caps=words("drop-caps"),
         ignore_subordinate_ids=flag("ignore-subuid"),
+        no_setgroups=flag("no-setgroups"),
         shell=text("shell") if action == "shell" else None,
         tmpdir=text("tmpdir"),
         limits=_limits(invocation),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from soliton import messages
 from soliton.api import instance as instances
 from soliton.cli.action import fetching_of, request_of
-from soliton.errors import FAILURE, SolitonError, UsageError
+from soliton.errors import SolitonError, UsageError
 from soliton.record import replace
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _start(action: Action, invocation: Invocation) -> int:
     request = replace(request_of(action, invocation), image=image, argv=tuple(arguments))
     try:
         instances.start(request, name, pid_file=invocation.text("pid-file"), fetching=fetching_of(invocation))
-    except instances.Told:
-        return FAILURE
+    except instances.Told as failure:
+        return failure.status
     messages.info("instance started successfully")
     return 0
 

@@ -64,6 +64,8 @@ def compile(
     request = request.settled()
     as_root = request.fakeroot and not host.privileged
     identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
+    if request.no_setgroups and request.fakeroot and identity.uid_map:
+        identity = replace(identity, keep_groups=True)
     namespaces = _namespaces(request)
     if config is not DEFAULTS:
         from soliton.launch.policy import require_request

@@ -32,7 +32,8 @@ class Identity:
 
     uid_map, gid_map: empty = no user namespace (real root). One entry of count 1 is written by the
     process itself; anything else through `newuidmap`/`newgidmap`, absolute paths.
-    uid, gid: ids inside, which the payload gets.
+    uid, gid: ids inside, which the payload gets. groups: further ones, empty = those it has.
+    keep_groups: nobody inside can change the groups they have (setgroups(2) is denied for good).
     """
 
     uid: int
@@ -42,6 +43,7 @@ class Identity:
     newuidmap: str | None = None
     newgidmap: str | None = None
     groups: tuple[int, ...] = ()
+    keep_groups: bool = False
 
 
 @record

@@ -79,6 +79,7 @@ class ActionRequest:
     add_caps: tuple[str, ...] = ()
     drop_caps: tuple[str, ...] = ()
     ignore_subordinate_ids: bool = False
+    no_setgroups: bool = False
     shell: str | None = None
     tmpdir: str | None = None
     instance: str | None = None

@@ -72,15 +72,21 @@ def _numbers(key: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def identity(wish: Security, host: Host, subordinate: SubordinateIds | None) -> Identity:
-    """Who the payload becomes. Another user than the caller is one of the caller's subordinate ones."""
-    uid = host.uid if wish.uid is None and host.privileged else wish.uid
+def identity(
+    wish: Security, host: Host, subordinate: SubordinateIds | None, *, as_root: bool = False
+) -> Identity:
+    """Who the payload becomes. Another user than the caller is one of the caller's subordinate ones. as_root: who nothing is
+    said about is root (`--fakeroot`), and not the caller.
+    """
     if host.privileged:
-        assert uid is not None
         gids = wish.gids or (host.gid,)
-        return Identity(uid, gids[0], groups=gids)
-    own = (host.uid if wish.uid is None else wish.uid, wish.gids or (host.gid,))
-    if own == (host.uid, (host.gid,)):
+        return Identity(host.uid if wish.uid is None else wish.uid, gids[0], groups=gids)
+    # Whoever stays the caller has the number they have outside; for somebody else the caller is root.
+    stays = wish.uid == host.uid or (wish.uid is None and not as_root)
+    own, own_group = (host.uid, host.gid) if stays else (0, 0)
+    uid = own if wish.uid is None else wish.uid
+    gids = wish.gids or ((host.gid,) if stays else (uid,))
+    if stays and gids == (host.gid,):
         return Identity(
             host.uid, host.gid, (IdRange(host.uid, host.uid, 1),), (IdRange(host.gid, host.gid, 1),)
         )
@@ -90,10 +96,15 @@ def identity(wish: Security, host: Host, subordinate: SubordinateIds | None) -> 
             why="another user can only be one that the administrator gave to you",
             remedy="ask for an entry in /etc/subuid and /etc/subgid; `--fakeroot` gives you user 0 without",
         )
-    uid = 0 if wish.uid is None else wish.uid
-    gids = wish.gids or (uid,)
-    for number, (_, count) in ((uid, subordinate.users), *((gid, subordinate.groups) for gid in gids)):
-        if number > count:
+    users, groups = (
+        _around(own, host.uid, *subordinate.users),
+        _around(own_group, host.gid, *subordinate.groups),
+    )
+    for number, ranges, count in (
+        (uid, users, subordinate.users[1]),
+        *((gid, groups, subordinate.groups[1]) for gid in gids),
+    ):
+        if not any(part.inside <= number < part.inside + part.count for part in ranges):
             raise SolitonError(
                 f"the id {number} of `--security` is beyond your subordinate ids",
                 why=f"you have {count} of them, so ids up to {count} exist inside",
@@ -101,12 +112,23 @@ def identity(wish: Security, host: Host, subordinate: SubordinateIds | None) -> 
     return Identity(
         uid,
         gids[0],
-        (IdRange(0, host.uid, 1), IdRange(1, *subordinate.users)),
-        (IdRange(0, host.gid, 1), IdRange(1, *subordinate.groups)),
+        users,
+        groups,
         subordinate.newuidmap,
         subordinate.newgidmap,
         groups=gids,
     )
+
+
+def _around(inside: int, caller: int, first: int, count: int) -> tuple[IdRange, ...]:
+    """A map in which `inside` is the caller, and all other ids in order are the subordinate ones."""
+    below = min(inside, count)
+    parts = (
+        IdRange(0, first, below),
+        IdRange(inside, caller, 1),
+        IdRange(inside + 1, first + below, count - below),
+    )
+    return tuple(part for part in parts if part.count)
 
 
 @record
@@ -129,10 +151,20 @@ def secured(
     wish = parse(request.security)
     process = plan.process
     if wish.changes_identity:
-        who = identity(wish, host, subordinate)
+        if plan.identity.keep_groups:
+            raise SolitonError(
+                "`--no-setgroups` and `--security uid:` or `gid:` exclude each other",
+                why="one keeps the caller's groups, the other sets different ones",
+            )
+        who = identity(wish, host, subordinate, as_root=request.fakeroot)
         if (who.uid, who.gid) != (plan.identity.uid, plan.identity.gid):
             # The caller's lines would tell of somebody else.
-            mounts = tuple(mount for mount in plan.mounts if not isinstance(mount, (PasswdFile, GroupFile)))
+            mounts = tuple(
+                replace(mount, gid=who.gid) if isinstance(mount, PasswdFile) else mount
+                for mount in plan.mounts
+                if not isinstance(mount, GroupFile)
+                and not (isinstance(mount, PasswdFile) and mount.uid != who.uid)
+            )
             several = sum(entry.count for entry in who.uid_map) != 1
             root = plan.root
             if isinstance(root, ImageRoot):

@@ -542,9 +542,7 @@ _OTHERS = (
         "no-setgroups",
         hidden=True,
         group=OTHERS,
-        help="keep the groups",
-        supported=False,
-        instead="leave it out: the groups of the caller are kept",
+        help="with --fakeroot: nobody inside can give up the caller's groups",
     ),
     Option(
         "proot",
