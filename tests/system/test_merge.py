@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from soliton import core
@@ -216,6 +216,12 @@ _BASE = st.lists(
 
 
 @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@example(
+    [
+        [("file", "a/a", 420, 1, "")],
+        [("file", "a/a/a", 420, 1, ""), ("opaque", "a", 420, 1, "")],
+    ]
+)
 @given(st.builds(lambda base, layers: [base, *layers], _BASE, st.lists(_LAYER, min_size=1, max_size=3)))
 def test_layers_merge_as_the_rules_say(layers: list[list[Member]]) -> None:
     try:

@@ -1,7 +1,7 @@
 //! The merge: layers applied from the lowest to the uppermost give one tree. Entries in, tree out; no input or
 //! output happens here, so it can be compared with a naive reference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Attributes, DEEPEST, Entry, Failure, Path, Result, What, split_path};
 use crate::owner::UNSAID;
@@ -59,8 +59,8 @@ impl Tree {
         Tree { nodes: vec![root], layer: 0, owners_below: false }
     }
 
-    /// Applies one layer over what is there, in its own order. What it removes is what the lower layers had, wherever
-    /// in the layer the mark stands; among entries of the same path the last one counts.
+    /// Applies one layer over what is there. What it removes is what the lower layers had, wherever in the layer the mark
+    /// stands, so marks come first; the rest follows in its own order, and among entries of the same path the last counts.
     pub fn apply(&mut self, layer: Vec<Entry>) -> Result<()> {
         self.apply_with(layer, false)
     }
@@ -70,17 +70,40 @@ impl Tree {
     pub fn apply_with(&mut self, layer: Vec<Entry>, owners_below: bool) -> Result<()> {
         self.layer += 1;
         self.owners_below = owners_below;
-        for entry in layer {
+        let mut linked = self.linked(&layer);
+        for entry in &layer {
             match entry.what {
                 What::Whiteout => self.remove(&entry.path),
                 What::Opaque => self.empty(&entry.path),
-                _ => {
-                    let path = entry.path.clone();
-                    self.put(entry).map_err(|failure| failure.at(&path))?;
-                }
+                _ => {}
+            }
+        }
+        linked.retain(|target, _| !matches!(self.find(target), Ok(Some(_))));
+        for entry in layer {
+            if !matches!(entry.what, What::Whiteout | What::Opaque) {
+                let path = entry.path.clone();
+                self.put(entry, &linked).map_err(|failure| failure.at(&path))?;
             }
         }
         Ok(())
+    }
+
+    /// What the lower layers have at the targets of a layer's hard links: a layer may link to a file and remove its old name.
+    fn linked(&mut self, layer: &[Entry]) -> HashMap<Path, NodeId> {
+        let mut found = HashMap::new();
+        for entry in layer {
+            if let What::HardLink { target } = &entry.what
+                && let Ok(Some(id)) = self.find(target)
+            {
+                found.insert(target.clone(), id);
+            }
+        }
+        found
+    }
+
+    /// What a path leads to, its last component not followed.
+    fn find(&mut self, path: &[u8]) -> Result<Option<NodeId>> {
+        Ok(self.place(path, None)?.and_then(|place| self.child(place.parent, &place.name)))
     }
 
     fn is_directory(&self, id: NodeId) -> bool {
@@ -154,33 +177,19 @@ impl Tree {
     }
 
     fn remove(&mut self, path: &[u8]) {
-        let Ok(Some(place)) = self.place(path, None) else { return };
-        let Some(name) = self.nodes[place.parent].children.get(&place.name).copied() else { return };
-        if name.layer != self.layer && !(self.is_directory(name.id) && self.prune(name.id)) {
+        if let Ok(Some(place)) = self.place(path, None) {
             self.detach(&place);
-        } else if name.layer == self.layer && self.is_directory(name.id) {
-            self.prune(name.id);
         }
     }
 
     fn empty(&mut self, path: &[u8]) {
         if let Ok(Some(directory)) = self.walk(path, None) {
-            self.prune(directory);
+            self.nodes[directory].children.clear();
         }
     }
 
-    /// Takes what lower layers put into a directory out of it; whether anything of this layer is left.
-    fn prune(&mut self, directory: NodeId) -> bool {
-        let mut children = std::mem::take(&mut self.nodes[directory].children);
-        children.retain(|_, name| {
-            let inside = self.is_directory(name.id) && self.prune(name.id);
-            inside || name.layer == self.layer
-        });
-        self.nodes[directory].children = children;
-        !self.nodes[directory].children.is_empty()
-    }
-
-    fn put(&mut self, mut entry: Entry) -> Result<()> {
+    /// linked: targets of hard links that the layer's marks removed.
+    fn put(&mut self, mut entry: Entry, linked: &HashMap<Path, NodeId>) -> Result<()> {
         if entry.path.is_empty() {
             if self.owners_below {
                 self.take_owner(&mut entry.attributes, Some(ROOT));
@@ -201,7 +210,7 @@ impl Tree {
                 self.nodes[place.parent].children.insert(place.name, Name { id: old, layer: self.layer });
             }
             (_, What::HardLink { target }) => {
-                let source = self.place(&target, None)?.and_then(|p| self.child(p.parent, &p.name));
+                let source = self.find(&target)?.or_else(|| linked.get(&target).copied());
                 let Some(source) = source.filter(|id| !self.is_directory(*id)) else {
                     let target = String::from_utf8_lossy(&target).into_owned();
                     return Err(Failure::corrupt(format!(
@@ -321,6 +330,8 @@ mod tests {
         tree.apply(vec![file("a", 3), entry("a", What::Whiteout), file("d/z", 4), entry("d", What::Opaque)])
             .unwrap();
         assert_eq!(names(&tree), ["/a", "/d", "/d/z"]);
+        tree.apply(vec![file("d/z/below", 5), entry("d", What::Opaque)]).unwrap();
+        assert_eq!(names(&tree), ["/a", "/d", "/d/z", "/d/z/below"]);
     }
 
     #[test]
