@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soliton.build import digests, lockfile, provenance, secrets
@@ -53,7 +53,6 @@ def test_what_is_no_lock_is_refused(change: dict[str, object]) -> None:
         lockfile.decode(json.dumps({**record, **change}), "x.lock")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_whatever_are_more_than_no_lock(data: bytes) -> None:
     with pytest.raises(BuildError):

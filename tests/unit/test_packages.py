@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soliton.images import packages
@@ -127,7 +127,6 @@ def test_a_damaged_header_of_rpm_is_no_crash(tmp_path: Path, blob: bytes) -> Non
         assert list(packages.of_rpm(data)) == []
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_whatever_break_a_reader(data: bytes) -> None:
     for reader in (packages.of_dpkg, packages.of_apk, packages.of_conda):

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soliton.images import scripts
@@ -43,7 +43,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("command", SHELLS, ids=lambda c: c[0])
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50)
 @given(st.lists(nasty, min_size=1, max_size=4))
 def test_any_value_of_env_arrives_as_it_was(command: list[str], values: list[str]) -> None:
     names = [f"V{n}" for n in range(len(values))]
@@ -66,7 +66,7 @@ def test_names_that_no_shell_can_set_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("command", SHELLS, ids=lambda c: c[0])
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20)
 @given(st.lists(nasty, max_size=3), st.lists(nasty, max_size=3), st.lists(nasty, max_size=3), st.booleans())
 def test_the_words_of_an_oci_image_are_not_changed(
     show: str, command: list[str], entrypoint: list[str], cmd: list[str], args: list[str], exact: bool
