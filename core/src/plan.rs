@@ -429,6 +429,15 @@ pub struct Label {
     pub value: Text,
 }
 
+/// What stands for a locale that the image lacks; of many that start together the one tells whose variables of `told_by` are all 0.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocaleFallback {
+    pub name: Text,
+    #[serde(default)]
+    pub told_by: Vec<Text>,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
@@ -458,6 +467,8 @@ pub struct Process {
     pub label: Option<Label>,
     #[serde(default)]
     pub filter: Vec<u64>,
+    #[serde(default)]
+    pub locale: Option<LocaleFallback>,
     #[serde(default = "yes")]
     pub init: bool,
     #[serde(default)]
@@ -520,6 +531,8 @@ pub struct Plan {
     pub sharing: Option<Sharing>,
     #[serde(default)]
     pub reporter: Vec<Text>,
+    #[serde(default = "usual_level")]
+    pub level: i32,
     #[serde(default = "current_version")]
     pub version: u32,
 }
@@ -532,6 +545,10 @@ impl Plan {
 
 fn yes() -> bool {
     true
+}
+
+fn usual_level() -> i32 {
+    crate::launch::failure::INFO
 }
 
 fn current_version() -> u32 {

@@ -492,3 +492,12 @@ def test_dev_is_minimal_where_the_site_wants_it() -> None:
     assert at(plan_for(config=Config(mount_dev="minimal")), "/dev") == [Dev(minimal=True, origin="mount dev")]
     assert at(plan_for(), "/proc") == [Proc(origin="mount proc")]
     assert at(plan_for(), "/sys") == [Sys(origin="mount sys")]
+
+
+def test_a_home_in_tmp_is_mounted_after_it() -> None:
+    host = replace(CALLER, home="/tmp/ada")
+    for line in ("exec -c IMAGE x", "exec -c -W /w IMAGE x", "exec IMAGE x"):
+        targets = [mount.target for mount in plan_for(line, host=host).mounts]
+        assert targets.index("/tmp/ada") > targets.index("/tmp")
+    targets = [mount.target for mount in plan_for("exec -c IMAGE x").mounts]
+    assert targets.index("/home/ada") < targets.index("/tmp")

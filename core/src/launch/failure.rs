@@ -1,5 +1,7 @@
 //! A launch that failed, told in the form that Python explains.
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -71,9 +73,29 @@ impl<T> Context<T> for Result<T, Errno> {
     }
 }
 
+/// Levels of messages, with the numbers of `soliton/messages.py`.
+pub const WARNING: i32 = -2;
+pub const INFO: i32 = 1;
+
+/// The least important level that is told.
+static LEVEL: AtomicI32 = AtomicI32::new(INFO);
+
+pub fn say_up_to(level: i32) {
+    LEVEL.store(level, Ordering::Relaxed);
+}
+
 /// Tells the user about something that goes on all the same.
 pub fn warn(text: &str) {
-    eprintln!("WARNING: {text}");
+    if LEVEL.load(Ordering::Relaxed) >= WARNING {
+        eprintln!("WARNING: {text}");
+    }
+}
+
+/// Tells the user what is done because something is not there.
+pub fn info(text: &str) {
+    if LEVEL.load(Ordering::Relaxed) >= INFO {
+        eprintln!("INFO:    {text}");
+    }
 }
 
 /// Tells the user why the container could not be started: what, why, what to do.
@@ -105,6 +127,10 @@ pub fn explain(failure: &Failure) {
     let name = failure.path.as_ref().map(ToString::to_string).unwrap_or_default();
     match failure.code {
         "not-found" => fatal(&format!("\"{name}\": executable file not found in $PATH"), &[]),
+        "no-test" => {
+            info(&failure.detail);
+            info("a section %test of its definition file gives an image one");
+        }
         "app" => fatal(&format!("the app {name} cannot be used"), &[&failure.detail]),
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),

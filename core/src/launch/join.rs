@@ -38,11 +38,15 @@ pub fn run(fd: RawFd) -> i32 {
             return FAILURE;
         }
     };
+    failure::say_up_to(request.plan.level);
     let umask = rustix::process::umask(Mode::empty());
     match enter(&request) {
         Err(failure) => failure::report(&request.plan.reporter, &failure),
         Ok(inside) => match super::start(&request.plan, umask, super::file_limit(), inside, None) {
-            Err(failure) => failure::explain(&failure),
+            Err(failure) => {
+                failure::explain(&failure);
+                return super::status_of(&failure);
+            }
             Ok(never) => match never {},
         },
     }

@@ -16,6 +16,7 @@ pub mod instance;
 pub mod join;
 pub mod kernel;
 mod label;
+mod locale;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
@@ -75,6 +76,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         );
         return FAILURE;
     }
+    failure::say_up_to(plan.level);
     let umask = rustix::process::umask(Mode::empty());
     let files = raise_file_limit();
     match assemble(plan, instance) {
@@ -82,7 +84,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         Ok(inside) => match start(plan, umask, files, inside, instance) {
             Err(failure) => {
                 failure::explain(&failure);
-                let status = if failure.code == "app" { NO_SUCH_APP } else { FAILURE };
+                let status = status_of(&failure);
                 if let Some(instance) = instance {
                     instance.failed(status);
                 }
@@ -92,6 +94,14 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         },
     }
     FAILURE
+}
+
+fn status_of(failure: &Failure) -> i32 {
+    match failure.code {
+        "no-test" => 0,
+        "app" => NO_SUCH_APP,
+        _ => FAILURE,
+    }
 }
 
 fn file_limit() -> Rlimit {

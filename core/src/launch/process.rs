@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{Gid, Uid};
 
-use super::failure::{Context, Failure, warn};
-use super::{capabilities, kernel, label, recorder, scripts, seccomp};
+use super::failure::{Context, Failure, info, warn};
+use super::{capabilities, kernel, label, locale, recorder, scripts, seccomp};
 use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
@@ -122,7 +122,8 @@ pub struct Command {
 
 impl Command {
     pub fn of(plan: &Plan) -> Result<Command, Failure> {
-        let process = &plan.process;
+        let fallen_back = locale::fallen_back(&plan.process);
+        let process = fallen_back.as_ref().unwrap_or(&plan.process);
         let environment = environment(process);
         let path = environment.iter().find(|(key, _)| key.as_bytes() == b"PATH");
         let path = path.map_or(DEFAULT_PATH.to_vec(), |(_, value)| value.as_bytes().to_vec());
@@ -207,12 +208,22 @@ fn words(process: &Process) -> Result<Vec<Text>, Failure> {
         let script = if process.action == Action::Test { "test" } else { "script to run" };
         return Err(Failure::because("app", format!("it has no {script}")).at(app));
     }
-    let first = first.unwrap_or_else(|| Text::from("/bin/sh"));
-    if process.action == Action::Shell && process.argv.is_empty() && first.as_bytes().ends_with(b"/bash") {
-        // The prompt that tells where one is would be replaced by the image's start-up files.
-        return Ok(vec![first, Text::from("--norc")]);
+    if first.is_none() && process.action == Action::Test {
+        return Err(Failure::because("no-test", "No test script found in container, exiting"));
     }
-    Ok(std::iter::once(first).chain(process.argv.iter().cloned()).collect())
+    let first = first.unwrap_or_else(|| {
+        if process.action == Action::Run && exists(&Text::from(scripts::SHELL)) {
+            info("No runscript found in container, executing /bin/sh");
+        }
+        Text::from(scripts::SHELL)
+    });
+    let mut words = vec![first];
+    if process.action == Action::Shell && words[0].as_bytes().ends_with(b"/bash") {
+        // The prompt that tells where one is would be replaced by the image's start-up files.
+        words.push(Text::from("--norc"));
+    }
+    words.extend(process.argv.iter().cloned());
+    Ok(words)
 }
 
 /// Whether an instance has nothing to start: its startscript is not there, or does nothing.

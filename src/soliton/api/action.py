@@ -12,6 +12,7 @@ from soliton.images.detect import open_image
 from soliton.launch import guard
 from soliton.launch.compile import compile as compile_plan
 from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot
+from soliton.record import replace
 from soliton.site import config as configuration
 from soliton.site import host as hosts
 from soliton.site import paths
@@ -106,14 +107,20 @@ def furnish(plan: Plan, workdir: str) -> None:
             f"`{workdir}` of `--workdir` is not a directory",
             remedy="make it first, or leave `--workdir` out: then memory is used",
         )
-    for mount in plan.mounts:
-        if isinstance(mount, Bind) and mount.origin in ("--workdir", "--scratch"):
-            try:
-                os.makedirs(mount.source, mode=0o700, exist_ok=True)
-            except OSError as error:
-                raise SolitonError(
-                    f"`{mount.source}` cannot be made for `--workdir`", why=error.strerror
-                ) from None
+    made = [m for m in plan.mounts if isinstance(m, Bind) and m.origin in ("--workdir", "--scratch")]
+    folders = [mount.source for mount in made]
+    # A home in /tmp needs its place there.
+    folders += [
+        place.source + mount.target.removeprefix(place.target)
+        for mount in made
+        for place in made
+        if mount.target.startswith(f"{place.target}/")
+    ]
+    for folder in folders:
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SolitonError(f"`{folder}` cannot be made for `--workdir`", why=error.strerror) from None
 
 
 def require_allowed(image: Image, config: Config) -> None:
@@ -226,14 +233,28 @@ def _profile(name: str) -> str:
     return text
 
 
+def lenient(request: ActionRequest, config: Config, host: hosts.Host) -> ActionRequest:
+    """The request without what the peers warn of and pass over, where the program was called by one of their names."""
+    doubtful = request.no_mount or request.writable or not config.user_bind_control
+    if request.program == "soliton" or not doubtful:
+        return request
+    from soliton.launch import leniency
+
+    request, said = leniency.lenient(request, config, host)
+    for line in said:
+        messages.warning(line)
+    return request
+
+
 def compiler(
-    request: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
+    asked: ActionRequest, image: Image, root: ImageRoot | DirectoryRoot | None = None
 ) -> Callable[[hosts.Host], Plan]:
-    """What makes the plan for a request out of the facts of the machine. root: stands for the image's own, unpacked before."""
-    require_runnable(image.architecture, request.image)
+    """What makes the plan for a request out of the facts of the machine. asked: the request. root: stands for the image's own, unpacked before."""
+    require_runnable(image.architecture, asked.image)
     config, own = configuration.current().config, root or image.runnable()
 
     def compiled(host: hosts.Host) -> Plan:
+        request = lenient(asked, config, host)
         if config is not configuration.DEFAULTS and not host.privileged:
             require_allowed(image, config)
         mapped = request.fakeroot and not request.ignore_subordinate_ids
@@ -262,7 +283,8 @@ def compiler(
             from soliton.api.devices import furnished
 
             plan = furnished(plan, request, config, host.environment)
-        return _secured(plan, request, host) if request.security or request.allow_setuid else plan
+        plan = _secured(plan, request, host) if request.security or request.allow_setuid else plan
+        return replace(plan, level=messages.level())
 
     return compiled
 
@@ -321,6 +343,9 @@ def start(
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
+    # A stored plan would not say again what was said so far.
+    if messages.spoken():
+        call = None
     told = tell_of_guard(request, plan, host)
     # What a driver brings changes with the driver, and a control group is made for one start: such plans are made each time.
     if asks_for_devices(request, configuration.current().config) or request.limits is not None:

@@ -467,6 +467,7 @@ def plan_to_join(request: ActionRequest, instance: Instance, host: hosts.Host) -
     )
     return replace(
         plan,
+        level=messages.level(),
         mounts=(),
         namespaces=(),
         surface=ReadOnlySurface(),

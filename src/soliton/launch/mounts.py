@@ -128,8 +128,10 @@ def compile_mounts(
         mounts.append(Proc(origin="mount proc"))
     if config.mount_sys and "sys" not in skipped:
         mounts.append(Sys(origin="mount sys"))
-    mounts += _home(request, config, host, skipped, size)
-    mounts += _tmp(request, config, host, skipped, size)
+    home, tmp = _home(request, config, host, skipped, size), _tmp(request, config, host, skipped, size)
+    # A home in /tmp would vanish under it.
+    hidden = any(_is_below(mount.target, place.target) for mount in home for place in tmp)
+    mounts += [*tmp, *home] if hidden else [*home, *tmp]
     for path in request.scratch:
         if not path.startswith("/"):
             raise SolitonError(f"the scratch directory `{path}` is not an absolute path")

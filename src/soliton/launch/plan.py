@@ -7,6 +7,7 @@ Every variant of a union carries its name in `kind`; the wire form is JSON, see 
 
 from __future__ import annotations
 
+from soliton.messages import INFO
 from soliton.record import record
 
 TYPE_CHECKING = False
@@ -300,6 +301,16 @@ class Label:
 
 
 @record
+class LocaleFallback:
+    """name: of a locale that every image has. told_by: of many that start together the one tells the user whose variables of
+    these are all 0 or unset.
+    """
+
+    name: str
+    told_by: tuple[str, ...] = ()
+
+
+@record
 class Process:
     """action: "exec" runs argv; "run", "test" and "start" run the image's script of that name with argv as its
     arguments; "shell" runs the first of `shells` that exists, with argv.
@@ -309,6 +320,7 @@ class Process:
     emulate_devices: only device calls do, for a root of many ids.
     patience: seconds that the image's environment scripts may take, None for a minute.
     filter: a seccomp program for the payload and the image's scripts, an instruction a number: code, jt, jf, k from the top.
+    locale: what stands for a locale of the caller's that the image lacks; None: all stay.
     init: with a PID namespace, process 1 is a minimal init and the payload its child.
     close_fds: everything above 2 is closed but `keep_fds`.
     """
@@ -328,6 +340,7 @@ class Process:
     patience: int | None = None
     label: Label | None = None
     filter: tuple[int, ...] = ()
+    locale: LocaleFallback | None = None
     init: bool = True
     keep_fds: tuple[int, ...] = ()
 
@@ -363,6 +376,7 @@ class Plan:
     helper: connects a network namespace of the container's own. netns: an existing one that is joined.
     sharing: None mounts the image for this container alone.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
+    level: the least important messages that the core tells, a number of `soliton.messages`.
     """
 
     identity: Identity
@@ -379,4 +393,5 @@ class Plan:
     name: str = ""
     sharing: Sharing | None = None
     reporter: tuple[str, ...] = ()
+    level: int = INFO
     version: int = 1

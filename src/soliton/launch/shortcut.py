@@ -74,7 +74,7 @@ OPTIONS = frozenset(
 
 #: Fields of the plan's records that the core checks anew, or that need no check; any other field must have its default.
 RECORDS = {
-    "Plan": "identity root surface mounts process namespaces hostname name sharing reporter version",
+    "Plan": "identity root surface mounts process namespaces hostname name sharing reporter level version",
     "Sharing": "idle",
     "Identity": "uid gid uid_map gid_map",
     "IdRange": "inside outside count",
@@ -91,7 +91,8 @@ RECORDS = {
     "SynthesizedFile": "target content mode optional origin kind",
     "PasswdFile": "uid gid name gecos home shell target origin kind",
     "GroupFile": "groups member target origin kind",
-    "Process": "action argv environment cwd cwd_required app shells umask no_new_privs capabilities init",
+    "Process": "action argv environment cwd cwd_required app shells umask no_new_privs capabilities locale init",
+    "LocaleFallback": "name told_by",
     "Environment": "host injected fixed path prepend_path append_path evaluate scripts",
 }
 #: Namespaces that need nothing of the host's.
