@@ -180,6 +180,7 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     let layers = work.read_layers(&counts, &mut contents)?;
     let (layers, digests): (Vec<Vec<Entry>>, Vec<Option<String>>) = layers.into_iter().unzip();
 
+    let offered = verbatim::offered(&layers);
     let mut tree = Tree::new();
     // Unless a layer says more of the root.
     tree.nodes[ROOT].attributes.mtime = request.epoch.unwrap_or(0);
@@ -195,7 +196,7 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     }
     let order = tree.reachable();
     work.read_again(&mut tree, &order, &digests, &mut contents)?;
-    let stored = work.take_stored(&mut tree, &order, &mut contents)?;
+    let stored = work.take_stored(&mut tree, &order, &offered, &mut contents)?;
     if contents.warnings > MOST_WARNINGS {
         let more = contents.warnings - MOST_WARNINGS;
         events.send(&json!({"event": "warning", "message": format!("{more} more warnings of this kind")}));
@@ -271,6 +272,17 @@ impl<'s> Work<'s> {
             && !self.settings.stored
     }
 
+    /// Whether a layer's blocks are taken over. How files share blocks in what a step wrote depends on what is left out of it, too,
+    /// which is never twice the same: that is packed anew.
+    fn is_taken_as_stored(&self, source: &Source) -> bool {
+        match source {
+            Source::Squashfs { image, marks, without, .. } => {
+                (*marks == Marks::Ordinary || without.is_empty()) && self.is_alike(image)
+            }
+            _ => false,
+        }
+    }
+
     /// Reads every layer once, from the uppermost down; entries and digest, lowest layer first.
     fn read_layers(
         &self,
@@ -319,10 +331,7 @@ impl<'s> Work<'s> {
             }
             Source::Squashfs { image, marks, without, owners } => {
                 let recorded = *owners == Owners::Below;
-                // What a step wrote and the image leaves out shares blocks with what stays: those are packed anew, so that
-                // nothing of it shows in the bytes.
-                let as_stored = *marks == Marks::Ordinary || without.is_empty();
-                let verbatim = as_stored && self.is_alike(image);
+                let verbatim = self.is_taken_as_stored(&self.sources[index]);
                 let how = Taking { marks: *marks, without, verbatim, shadow, recorded };
                 Ok((image_layer::read(image, how, layer, count, contents)?, None))
             }
@@ -385,19 +394,33 @@ impl<'s> Work<'s> {
         Ok(())
     }
 
-    /// What survives of squashfs layers: files of alike images are left to be copied, others read now.
+    /// What survives of squashfs layers: files of alike images are left to be copied, others read now, and so are those that
+    /// share a block with a file that does not survive: what is removed is not to be found in the bytes.
     fn take_stored(
         &self,
         tree: &mut Tree,
         order: &[NodeId],
+        offered: &Offered,
         contents: &mut Contents<'_>,
     ) -> Result<Vec<verbatim::File<'s>>> {
+        let kept = verbatim::kept(tree, order);
+        let mut shared = HashMap::new();
+        for (&layer, references) in offered {
+            let Source::Squashfs { image, .. } = &self.sources[layer as usize] else { continue };
+            if self.is_taken_as_stored(&self.sources[layer as usize]) {
+                shared.insert(layer, verbatim::left_behind(image, references, kept.get(&layer))?);
+            }
+        }
         let mut files = Vec::new();
         for &id in order {
             let What::File { content, .. } = &mut tree.nodes[id].what else { continue };
             let Content::Stored { layer, reference } = *content else { continue };
             let Source::Squashfs { image, .. } = &self.sources[layer as usize] else { continue };
-            if self.is_alike(image) {
+            let copied = match shared.get(&layer) {
+                Some(shared) => shared.is_empty() || !verbatim::shares(image, reference, shared)?,
+                None => false,
+            };
+            if copied {
                 files.push(verbatim::File { image, layer, reference });
             } else {
                 let mut buffer = vec![0; image.block_size()];
@@ -441,3 +464,5 @@ impl Progress {
 
 /// Where copied contents are, by layer and inode reference.
 pub(crate) type Copied = HashMap<(u32, u64), Stretch>;
+/// Files that are left in squashfs layers until it is known which survive: layer → references of inodes.
+type Offered = BTreeMap<u32, HashSet<u64>>;

@@ -1,7 +1,7 @@
 //! Stored blocks of squashfs layers, copied as they are: nothing is decompressed, and neighbours in the source
 //! are copied in one go, so that adding a little to a large image costs what copying its file costs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use super::Copied;
-use crate::layers::{Failure, Result};
+use super::{Copied, Offered};
+use crate::layers::tree::{NodeId, Tree};
+use crate::layers::{Content, Entry, Failure, Result, What};
 use crate::squashfs::format::{DATA_RAW, NO_FRAGMENT};
 use crate::squashfs::inode::Data;
 use crate::squashfs::reader::Image;
@@ -24,6 +25,48 @@ pub struct File<'s> {
     pub image: &'s Arc<Image>,
     pub layer: u32,
     pub reference: u64,
+}
+
+fn offer(what: &What, into: &mut Offered) {
+    if let What::File { content: Content::Stored { layer, reference }, .. } = what {
+        into.entry(*layer).or_default().insert(*reference);
+    }
+}
+
+/// The files of all layers that may be copied.
+pub fn offered(layers: &[Vec<Entry>]) -> Offered {
+    let mut found = Offered::new();
+    layers.iter().flatten().for_each(|entry| offer(&entry.what, &mut found));
+    found
+}
+
+/// Those that are in the finished tree.
+pub fn kept(tree: &Tree, order: &[NodeId]) -> Offered {
+    let mut found = Offered::new();
+    order.iter().for_each(|&id| offer(&tree.nodes[id].what, &mut found));
+    found
+}
+
+/// The fragment blocks of an image that hold something of a file that is not kept.
+pub fn left_behind(
+    image: &Image,
+    offered: &HashSet<u64>,
+    kept: Option<&HashSet<u64>>,
+) -> Result<HashSet<u32>> {
+    let mut found = HashSet::new();
+    for reference in offered.iter().filter(|reference| kept.is_none_or(|kept| !kept.contains(reference))) {
+        if let Data::File { fragment, .. } = image.inode(*reference)?.data
+            && fragment != NO_FRAGMENT
+        {
+            found.insert(fragment);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a file has its end in one of these fragment blocks.
+pub fn shares(image: &Image, reference: u64, fragments: &HashSet<u32>) -> Result<bool> {
+    Ok(matches!(image.inode(reference)?.data, Data::File { fragment, .. } if fragments.contains(&fragment)))
 }
 
 /// What of one image is needed: stretches of the source, by position; and fragment blocks.

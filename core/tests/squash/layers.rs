@@ -86,6 +86,38 @@ fn a_small_change_to_a_large_base_copies_its_blocks_as_they_are() {
 }
 
 #[test]
+fn what_is_removed_is_not_in_the_bytes() {
+    let work = TempDir::new().unwrap();
+    let mut dice = Dice(3);
+    // Nothing of it can be compressed, so blocks show what is in them.
+    let (large, secret, near, far) =
+        (dice.noise(300_000), dice.noise(64), dice.noise(5000), dice.noise(5000));
+    let mut tar = Tar::default();
+    tar.directory("d").file("d/a", &near).file("d/large", &large).file("d/secret", &secret).file("d/z", &far);
+    tar.file("d/linked", b"kept by its other name").hard_link("d/other", "d/linked");
+    let base = squash(
+        &work.path().join("base.img"),
+        json!([tar_layer(work.path(), "base.tar", &tar.end())]),
+        json!({}),
+    );
+    let base = base.ok();
+    let holds =
+        |image: &Path| std::fs::read(image).unwrap().windows(secret.len()).any(|window| window == secret);
+    assert!(holds(&base));
+
+    let above = Tar::default().directory("d").file("d/.wh.secret", b"").file("d/.wh.linked", b"").end();
+    let layers = json!([image_layer(&base), tar_layer(work.path(), "above.tar", &above)]);
+    let image = squash(&work.path().join("image"), layers, json!({})).ok();
+    assert!(!holds(&image), "a removed file shows in a block that it shared");
+    let root = unsquashed(&image, work.path());
+    for (name, expected) in [("a", &near), ("z", &far), ("large", &large)] {
+        assert!(&std::fs::read(root.join("d").join(name)).unwrap() == expected, "{name}");
+    }
+    assert_eq!(content(&root, "d/other"), "kept by its other name");
+    assert!(!root.join("d/secret").exists() && !root.join("d/linked").exists());
+}
+
+#[test]
 fn marks_of_an_overlay_are_whiteouts_only_where_they_are_asked_for() {
     let work = TempDir::new().unwrap();
     let lower = tar_layer(
