@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system import repositories
 from tests.system.program import Program
 
 
@@ -74,6 +75,31 @@ def soliton(tmp_path: Path) -> Iterator[Program]:
             break
         time.sleep(0.1)
     assert not leftovers, f"left in TMPDIR: {leftovers}"
+
+
+@pytest.fixture(scope="session")
+def rpms() -> Path:
+    """A repository of RPM packages; both users of the tests have the same."""
+    return repositories.shared("rpm", repositories.rpm_repository) / "repository-9"
+
+
+@pytest.fixture(scope="session")
+def arch() -> Path:
+    """The same of pacman packages, with a `pacman.conf`."""
+    return repositories.shared("arch", repositories.arch_repository) / "repository"
+
+
+@pytest.fixture(scope="session")
+def debian(shared: Program) -> Path:
+    """A small Debian, made by the program itself."""
+    suite, address = repositories.mirror()
+    if shutil.which("debootstrap", path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
+        pytest.skip("debootstrap is not installed")
+    (shared.cwd / "debian.def").write_text(
+        f"Bootstrap: debootstrap\nOSVersion: {suite}\nMirrorURL: {address}\nInclude: libcap2-bin\n"
+    )
+    shared("build", "debian.sif", "debian.def", timeout=600).ok()
+    return shared.cwd / "debian.sif"
 
 
 APPLETS = (

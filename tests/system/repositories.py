@@ -6,11 +6,18 @@ is installed and changes an owner.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 APPLETS = "sh ls cat echo id chown chmod mkdir rm mv readlink dirname test stat env true sed grep ln touch"
 SCRIPT = "echo installed > /var/tool.state; chown 33:44 /var/tool.state"
@@ -22,10 +29,49 @@ def busybox() -> Path:
     return next(path for path in (Path("/bin/busybox"), Path("/usr/bin/busybox")) if path.exists())
 
 
-def rpm_repository(directory: Path) -> Path:
-    """Repository metadata and packages as dnf and zypper read them."""
-    directory.mkdir(parents=True)
-    build = directory.parent / "build"
+def mirror() -> tuple[str, str]:
+    """(suite, address) of the package source that this machine uses."""
+    for path in ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"):
+        text = Path(path).read_text() if Path(path).exists() else ""
+        deb822 = re.search(r"^URIs:\s*(\S+).*?^Suites:\s*(\S+)", text, re.MULTILINE | re.DOTALL)
+        if deb822:
+            return deb822[2], deb822[1]
+        line = re.search(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)", text, re.MULTILINE)
+        if line:
+            return line[2], line[1]
+    pytest.skip("no Debian package source is configured on this machine")
+
+
+def shared_place() -> Path:
+    """A directory of all users that run these tests one after the other."""
+    return Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+def shared(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """What `make` makes in a directory, which is given the place where it will be, too; made by the first user who needs it."""
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    place = shared_place() / f"soliton-repository-{version}-{name}"
+    if not place.exists():
+        with tempfile.TemporaryDirectory() as work:
+            partial = Path(f"{place}.partial-{os.getpid()}")
+            partial.mkdir()
+            make(Path(work), partial)
+            for path in partial.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            conf = partial / "repository/pacman.conf"
+            if conf.exists():
+                conf.write_text(conf.read_text().replace(str(partial), str(place)))
+            partial.chmod(0o755)
+            with contextlib.suppress(OSError):  # somebody else was faster
+                partial.rename(place)
+    return place
+
+
+def rpm_repository(work: Path, target: Path) -> None:
+    """Repository metadata and packages as dnf and zypper read them: `repository-9`."""
+    directory = target / "repository-9"
+    directory.mkdir()
+    build = work / "build"
     build.mkdir()
     links = " ".join(f"ln -s busybox %{{buildroot}}/bin/{name};" for name in APPLETS.split())
     etc = "mkdir -p %{buildroot}/etc;"
@@ -59,7 +105,6 @@ def rpm_repository(directory: Path) -> Path:
         package.rename(directory / package.name)
     subprocess.run(["createrepo_c", "--quiet", directory], check=True, capture_output=True)
     _sign(directory / "repodata/repomd.xml", build / "keys")
-    return directory
 
 
 def _sign(file: Path, keys: Path) -> None:
@@ -95,9 +140,10 @@ def _rpm(build: Path, name: str, *, install: str, files: str, requires: str = ""
     )  # fmt: skip
 
 
-def arch_repository(directory: Path) -> Path:
-    """A repository of pacman packages, and a `pacman.conf` that names it."""
-    directory.mkdir(parents=True)
+def arch_repository(work: Path, target: Path) -> None:
+    """A repository of pacman packages, and a `pacman.conf` that names it: `repository`."""
+    directory = target / "repository"
+    directory.mkdir()
     program = busybox().read_bytes()
     _arch(directory, "base", depends=("filesystem",), files=[])
     _arch(
@@ -125,7 +171,6 @@ def arch_repository(directory: Path) -> Path:
     (directory / "pacman.conf").write_text(
         f"[options]\nArchitecture = auto\nSigLevel = Never\n[test]\nServer = file://{directory}\n"
     )
-    return directory
 
 
 def _arch(

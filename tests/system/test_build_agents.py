@@ -18,16 +18,6 @@ from tests.system.program import Program
 from tests.system.test_build import fatal, names, sh, write
 
 
-@pytest.fixture(scope="session")
-def rpms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return repositories.rpm_repository(tmp_path_factory.mktemp("rpm") / "repository-9")
-
-
-@pytest.fixture(scope="session")
-def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return repositories.arch_repository(tmp_path_factory.mktemp("arch") / "repository")
-
-
 def check_tool(soliton: Program, image: str) -> dict[str, tuple[str, str]]:
     """What the package `tool` brings is there, to its owners; nothing of the machine that built it is."""
     files = listing(soliton, image)

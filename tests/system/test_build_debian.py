@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.system.judges import listing
 from tests.system.program import Program
-
-
-def mirror() -> tuple[str, str]:
-    """(suite, address) of the package source that this machine uses."""
-    for path in ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"):
-        text = Path(path).read_text() if Path(path).exists() else ""
-        deb822 = re.search(r"^URIs:\s*(\S+).*?^Suites:\s*(\S+)", text, re.MULTILINE | re.DOTALL)
-        if deb822:
-            return deb822[2], deb822[1]
-        line = re.search(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)", text, re.MULTILINE)
-        if line:
-            return line[2], line[1]
-    pytest.skip("no Debian package source is configured on this machine")
-
-
-@pytest.fixture(scope="session")
-def debian(shared: Program) -> Path:
-    """A small Debian, made by the program itself."""
-    suite, address = mirror()
-    if shutil.which("debootstrap", path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
-        pytest.skip("debootstrap is not installed")
-    (shared.cwd / "debian.def").write_text(
-        f"Bootstrap: debootstrap\nOSVersion: {suite}\nMirrorURL: {address}\nInclude: libcap2-bin\n"
-    )
-    shared("build", "debian.sif", "debian.def", timeout=600).ok()
-    return shared.cwd / "debian.sif"
 
 
 def build(soliton: Program, base: Path, post: str) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import soliton as package
+from tests.system import repositories
+from tests.system.judges import listing
 from tests.system.program import Program
 from tests.zoo import PLAIN, write_layout, zoo
 
@@ -91,7 +93,7 @@ def compare_with_the_other_user(name: str, value: str) -> None:
     """Whoever runs these tests second compares with the first: they share TMPDIR, and the same installed program."""
     files = sorted(Path(package.__file__).parent.rglob("*.py"))
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-    place = Path(os.environ.get("TMPDIR", "/tmp")) / f"soliton-digests-{version}-{name}"
+    place = repositories.shared_place() / f"soliton-digests-{version}-{name}"
     try:
         with open(place, "x", encoding="ascii") as file:
             file.write(value)
@@ -142,6 +144,42 @@ def test_packages_that_apt_installs(soliton: Program, debian_layout: Path) -> No
         "exec", "image.sif", "sh", "-c", "cd /opt/app && python3 -vc 'import program' 2>&1"
     ).ok()
     assert "/opt/app/__pycache__/program.cpython" in compiled.out and "is stale" not in compiled.out
+
+
+BOOTSTRAPS = {
+    "dnf": "Bootstrap: dnf\nOSVersion: 9\nMirrorURL: file://{rpms}\nInclude: tool\n",
+    "zypper": "Bootstrap: zypper\nMirrorURL: {rpms}\nInclude: tool\n",
+    "arch": "Bootstrap: arch\nConfURL: {arch}/pacman.conf\nInclude: tool\n",
+}
+
+
+@pytest.mark.parametrize("agent", BOOTSTRAPS)
+def test_a_system_made_of_packages(soliton: Program, rpms: Path, arch: Path, agent: str) -> None:
+    text = BOOTSTRAPS[agent].format(rpms=rpms, arch=arch) + "%post\n  cp /var/tool.state /seen\n"
+    digests = []
+    # With the user's subordinate ids, if there are any, and certainly without.
+    for here, more in ((soliton, "-processors 2"), (elsewhere(soliton), "-processors 1")):
+        (here.cwd / "recipe.def").write_text(text)
+        ids = ("--ignore-subuid",) if digests else ()
+        here("build", *ids, "--mksquashfs-args", more, "image.sif", "recipe.def").ok()
+        digests.append(digest(here.cwd / "image.sif"))
+    assert digests[0] == digests[1]
+    compare_with_the_other_user(agent, digests[0])
+    files = listing(soliton, "image.sif")
+    assert "/opt/tool/data" in files and not [path for path in files if path.startswith("/dev/")]
+    # From the step cache, and with every step done again over the base that is kept.
+    soliton("build", "--force", "image.sif", "recipe.def").ok()
+    assert digest(soliton.cwd / "image.sif") == digests[0]
+
+
+def test_a_debian_made_of_packages(soliton: Program, has_subordinate_ids: bool, debian: Path) -> None:
+    if not has_subordinate_ids:
+        return  # what is made with them is compared here with what is made without
+    other = elsewhere(soliton)
+    (other.cwd / "debian.def").write_bytes(debian.with_suffix(".def").read_bytes())
+    packing = ("--mksquashfs-args", "-processors 1")
+    other("build", "--ignore-subuid", *packing, "debian.sif", "debian.def", timeout=900).ok()
+    assert digest(other.cwd / "debian.sif") == digest(debian)
 
 
 def test_logs_are_kept_if_asked_for(soliton: Program) -> None:

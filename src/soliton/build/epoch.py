@@ -15,11 +15,14 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from soliton import core
-from soliton.build.bootstrap import Base
 from soliton.images import labels, metadata, squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot
+
+if TYPE_CHECKING:
+    from soliton.build.bootstrap.base import Base
 
 EARLIEST = 315532800
 LATEST = 0xFFFFFFFF

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from soliton import core, messages
-from soliton.build import compression, plans, squashing, traces
+from soliton.build import bookkeeping, compression, plans, squashing, traces
 from soliton.build.job import Job, Layer, StageState
 from soliton.images import squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
@@ -58,7 +58,7 @@ def take(job: Job, state: StageState, path: str) -> None:
 def keep(job: Job, state: StageState, key: str) -> str:
     """What a step has written becomes a layer of the cache, and of the stage; the file it is in."""
     assert job.cache is not None and state.upper is not None
-    path = _freeze(job, [_written(state)], key, state.epoch, packing(job, state))
+    path = _freeze(job, [_written(job, state)], key, state.epoch, packing(job, state))
     take(job, state, path)
     return path
 
@@ -67,7 +67,7 @@ def keep_aside(job: Job, state: StageState) -> str:
     """What a step has written becomes a layer of this build only; the file it is in."""
     assert state.upper is not None
     path = job.workspace.place(state.folder, f"written-{len(state.layers)}.squashfs")
-    take(job, state, _aside(job, path, _written(state), state.epoch, packing(job, state)))
+    take(job, state, _aside(job, path, _written(job, state), state.epoch, packing(job, state)))
     return path
 
 
@@ -86,7 +86,10 @@ def of_archive(job: Job, archive: str, path: str) -> ImageRoot:
     return image(job, _aside(job, path, part, 0, compression.Packing("lz4", None, 131072)))
 
 
-def _written(state: StageState) -> Layer:
+def _written(job: Job, state: StageState) -> Layer:
+    assert state.upper is not None
+    if not job.settings.keep_logs:
+        bookkeeping.settle(state.upper, state.epoch)
     return {
         "kind": "directory",
         "path": state.upper,
@@ -98,6 +101,8 @@ def _written(state: StageState) -> Layer:
 
 def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
     """A base made of packages, as a layer of the cache; without a cache, of this build only."""
+    if not job.settings.keep_logs:
+        bookkeeping.settle(directory, time)
     whole: Layer = {
         "kind": "directory",
         "path": directory,

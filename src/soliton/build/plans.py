@@ -34,7 +34,8 @@ STEP_FOLDER = "/.soliton-build"
 HOSTNAME = "localhost"
 SCRIPT = f"{STEP_FOLDER}/post.script"
 APT_CONF = f"{STEP_FOLDER}/apt.conf"
-#: apt hands downloading to another user and checks that this worked, which a root of a single id cannot have.
+#: apt hands downloading to another user and checks that this worked, which a root of a single id cannot have; and gives
+#: directories to that user, which is to be the same whoever builds.
 APT_AS_ROOT = 'APT::Sandbox::User "root";\n'
 #: Variables of the host that reach a step in the container.
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
@@ -80,11 +81,12 @@ def both(name: str, value: str) -> dict[str, str]:
 
 def in_container(scene: Scene, argv: tuple[str, ...], script: str, copies: tuple[Copy, ...] = ()) -> Plan:
     """A step inside: `argv` runs the text `script`, which lies at SCRIPT, as root, in `/`."""
-    files = [SynthesizedFile(SCRIPT, script, 0o755, origin="%post")]
+    files = [
+        SynthesizedFile(SCRIPT, script, 0o755, origin="%post"),
+        SynthesizedFile(APT_CONF, APT_AS_ROOT, origin="build"),
+    ]
     variables = {**both("ENVIRONMENT", POST_ENVIRONMENT), **both("LABELS", POST_LABELS), "HOME": "/root"}
-    if scene.single_id:
-        files.append(SynthesizedFile(APT_CONF, APT_AS_ROOT, origin="single-id root"))
-        variables["APT_CONFIG"] = APT_CONF
+    variables["APT_CONFIG"] = APT_CONF
     return Plan(
         identity=scene.identity,
         root=scene.root,

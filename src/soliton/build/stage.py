@@ -57,6 +57,7 @@ def start(job: Job, index: int) -> StageState:
         resolv_conf=_host_file("/etc/resolv.conf"),
         binds=job.settings.binds,
         reporter=carry_out.reporter(job.workspace.place(folder, "failure.json")),
+        epoch=job.settings.epoch,
     )
     return StageState(index, job.definition.stages[index], folder, scene)
 

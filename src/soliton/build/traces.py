@@ -20,6 +20,9 @@ TRACES = (
     "/var/log/yum.log",
     "/var/log/zypp/*",
     "/var/log/zypper.log",
+    # dnf's own history. Without it dnf takes every package for one that somebody asked for.
+    "/var/lib/dnf/history.sqlite*",
+    "/usr/lib/sysimage/libdnf5/transaction_history.sqlite*",
     # What is computed again when it is missing.
     "/root/.cache/pip/*",
     "/var/cache/apt/*.bin",

@@ -7,6 +7,7 @@ installed, that does the work; it mounts devices itself, which a root of a singl
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _DEBIAN = {
 }
 _PACKAGES = re.compile(r"[a-z0-9][a-z0-9+.-]*(,[a-z0-9][a-z0-9+.-]*)*")
 _MIRROR = re.compile(r"(https?://|file:/|copy:/|ssh:/|/)")
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 _SUITE = re.compile(r"[a-z][a-z0-9.-]*", re.IGNORECASE)
 
 
@@ -47,21 +49,31 @@ def bootstrap(request: Request) -> Base:
         )
     wanted = read_header(request)
     root = request.workspace.folder(request.folder, "base", mode=0o755)
+    place = mount_point(root, wanted.mirror)
     variables = {"PATH": search, "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
     mounts: tuple[Mount, ...] = ()
     if program is not None:
-        argv = debootstrap(program, wanted, root)
+        argv = debootstrap(program, wanted, place)
         variables["container"] = "lxc"
         mounts = (Dev(minimal=True, origin="debootstrap"),)
         for folder in ("dev", "proc", "sys"):
             request.workspace.folder(request.folder, "base", folder, mode=0o755)
     else:
         assert second is not None
-        argv = mmdebstrap(second, wanted, root)
+        argv = mmdebstrap(second, wanted, place)
         variables["TMPDIR"] = request.workspace.folder(request.folder, "mmdebstrap", mode=0o755)
     scene = request.scene_of(DirectoryRoot(root), DirectSurface())
-    request.execute(plans.on_host(scene, argv, root, request.cwd, mounts=mounts, more=variables))
+    request.execute(plans.on_host(scene, argv, place, request.cwd, mounts=mounts, more=variables))
     return Base(DirectoryRoot(root), is_image=False, architecture=architecture.host_architecture())
+
+
+def mount_point(root: str, mirror: str) -> str:
+    """Where the root appears meanwhile: debootstrap cannot work in a directory whose name a shell would take apart."""
+    if _PLAIN.fullmatch(root):
+        return root
+    # Only this one program sees it there.
+    free = (place for place in ("/mnt", "/srv", "/media") if os.path.isdir(place) and place not in mirror)
+    return next(free, root)
 
 
 @dataclass(frozen=True)

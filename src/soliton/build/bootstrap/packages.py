@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 
-from soliton.build import plans
+from soliton.build import epoch, plans
 from soliton.build.bootstrap.base import Request
 from soliton.build.workspace import Workspace
 from soliton.errors import BuildError
@@ -106,7 +106,9 @@ def run(request: Request, argv: tuple[str, ...], root: str, variables: Mapping[s
     """The package manager, as root of the builder's namespaces, with a minimal /dev in the root it fills."""
     scene = request.scene_of(DirectoryRoot(root), DirectSurface())
     mounts: tuple[Mount, ...] = (Dev(minimal=True, origin=request.header.agent),)
-    more = {"PATH": search_path(request.environment), **variables}
+    # rpm writes down when it has installed a package.
+    time = epoch.EARLIEST if request.scene.epoch is None else request.scene.epoch
+    more = {"PATH": search_path(request.environment), "SOURCE_DATE_EPOCH": str(time), **variables}
     request.execute(plans.on_host(scene, argv, root, request.cwd, mounts=mounts, more=more))
 
 
@@ -117,12 +119,13 @@ def inside(request: Request, root: str, argv: tuple[str, ...]) -> str:
             identity=request.scene.identity,
             root=DirectoryRoot(root),
             surface=DirectSurface(),
-            mounts=(),
+            mounts=(Dev(minimal=True, origin=request.header.agent),),
             process=Process(
                 "exec",
                 argv,
                 Environment(scripts=False),
                 cwd=("/",),
+                umask=0o022,
                 capabilities="all",
                 emulate_root=request.scene.single_id,
             ),

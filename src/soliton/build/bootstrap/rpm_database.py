@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 from soliton.build.bootstrap import packages
 from soliton.build.bootstrap.base import Request
@@ -15,6 +16,22 @@ from soliton.errors import BuildError
 
 #: Where rpm has its database unless the distribution says otherwise.
 PLACE = "/var/lib/rpm"
+#: In every new system lately, and in the host's where that has moved on.
+_PLACES = (PLACE, "/usr/lib/sysimage/rpm")
+#: Writes a database anew without its journal: the same content then has the same bytes. Like everything that deals with what
+#: packages brought it runs confined.
+_COMPACT = """
+import os, sqlite3, sys
+path = sys.argv[1]
+database = sqlite3.connect(path, isolation_level=None)
+database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+database.execute("VACUUM INTO ?", (path + ".new",))
+database.close()
+os.replace(path + ".new", path)
+for end in "-wal", "-shm", "-journal":
+    if os.path.lexists(path + end):
+        os.unlink(path + end)
+"""
 _PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 
 
@@ -27,13 +44,25 @@ def home(request: Request) -> str:
 
 
 def settle(request: Request, root: str) -> None:
-    """Moves the database of a finished root to where its own rpm looks for it."""
+    """The database of a finished root: where its own rpm looks for it, and the same for the same packages."""
+    place = _move(request, root)
+    for candidate in dict.fromkeys((*_PLACES, place)):
+        path = f"{root}{candidate}/rpmdb.sqlite"
+        # Not by a link out of the root.
+        if os.path.isfile(path) and os.path.realpath(path) == os.path.realpath(root) + path.removeprefix(
+            root
+        ):
+            packages.run(request, (sys.executable, "-I", "-S", "-c", _COMPACT, path), root, {})
+
+
+def _move(request: Request, root: str) -> str:
+    """Where the database is in the end."""
     if not any(os.path.lexists(f"{root}/{folder}/rpm") for folder in ("usr/bin", "bin")):
-        return
+        return PLACE
     said = packages.inside(request, root, ("rpm", "--eval", "%{_dbpath}"))
     place = os.path.normpath(said.strip() or PLACE)
     if place == PLACE:
-        return
+        return place
     if not _PATH.fullmatch(place):
         raise BuildError(f"the new system's rpm says that its database is at `{place[:80]}`")
     # Inside the new root: links of the packages must not lead elsewhere.
@@ -42,3 +71,4 @@ def settle(request: Request, root: str) -> None:
         f"rm -rf {place} && mv {PLACE} {place}; }}"
     )
     packages.inside(request, root, ("/bin/sh", "-c", script))
+    return place
