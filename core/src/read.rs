@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::layers::{Failure, Result};
 use crate::plan::{ImageRoot, Root};
-use crate::request::{self, Events};
+use crate::request::{self, Asking};
 use crate::squashfs::format::Error;
 use crate::squashfs::inode::{Data, Inode};
 use crate::squashfs::reader::Image;
@@ -31,29 +31,18 @@ struct Request {
     root: Root,
     paths: Vec<Text>,
     limit: u64,
-    events: i32,
+    events: RawFd,
+}
+
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
 }
 
 /// Runs the verb; the exit status.
-pub fn run(fd: i32) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            eprintln!("FATAL:   soliton-core: {message}");
-            return 255;
-        }
-    };
-    let events = Events::new(request.events);
-    match read(&request) {
-        Ok(files) => {
-            events.send(&json!({"event": "done", "files": files}));
-            0
-        }
-        Err(failure) => {
-            events.fail(failure.code, &failure.message, failure.path.as_deref());
-            255
-        }
-    }
+pub fn run(fd: RawFd) -> i32 {
+    request::answer(fd, |request, _| read(&request).map(|files| request::one("files", files)))
 }
 
 /// What a root can be asked.

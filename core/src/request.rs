@@ -3,13 +3,59 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, RawFd};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 /// A request larger than this is refused: 5,000 binds and 1 MB of environment fit many times.
 const LARGEST_REQUEST: u64 = 64 << 20;
+
+/// A request that says where its verb reports.
+pub trait Asking: DeserializeOwned {
+    fn events(&self) -> RawFd;
+}
+
+/// Why a verb did not do what it was asked. `code` is a stable word that Python knows.
+pub struct Refusal {
+    pub code: &'static str,
+    pub message: String,
+    pub path: Option<String>,
+}
+
+/// Carries out a verb that converses: reads its request, does the work, and has the last word: what the work gave, or why
+/// it failed. The exit status.
+pub fn answer<T: Asking, F: Into<Refusal>>(
+    fd: RawFd,
+    work: impl FnOnce(T, &Arc<Events>) -> Result<Map<String, Value>, F>,
+) -> i32 {
+    let request: T = match read(fd) {
+        Ok(request) => request,
+        Err(message) => {
+            eprintln!("FATAL:   soliton-core: {message}");
+            return 255;
+        }
+    };
+    let events = Arc::new(Events::new(request.events()));
+    match work(request, &events) {
+        Ok(mut record) => {
+            record.insert("event".to_owned(), Value::from("done"));
+            events.send(&record);
+            0
+        }
+        Err(failure) => {
+            let Refusal { code, message, path } = failure.into();
+            events.send(&json!({"event": "error", "code": code, "message": message, "path": path}));
+            255
+        }
+    }
+}
+
+/// One entry, what most verbs have to say in the end.
+pub fn one(name: &str, value: impl Into<Value>) -> Map<String, Value> {
+    Map::from_iter([(name.to_owned(), value.into())])
+}
 
 /// Reads the whole JSON request from descriptor `fd` and closes it.
 pub fn read<T: DeserializeOwned>(fd: RawFd) -> Result<T, String> {
@@ -49,10 +95,5 @@ impl Events {
                 let _ = file.write_all(&line);
             }
         }
-    }
-
-    /// The last record of a verb that failed. `code` is a stable word that Python knows.
-    pub fn fail(&self, code: &str, message: &str, path: Option<&str>) {
-        self.send(&serde_json::json!({"event": "error", "code": code, "message": message, "path": path}));
     }
 }

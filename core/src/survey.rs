@@ -1,6 +1,7 @@
 //! The verb `survey`: every file of an image or a directory, one record each, without mounting or unpacking anything.
 
 use std::fs::File;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -15,7 +16,7 @@ use crate::layers::squashfs::{self, Taking};
 use crate::layers::{Content, Entry, Failure, Marks, Result, Sink, What};
 use crate::plan::{Identity, Root};
 use crate::read::base64;
-use crate::request::{self, Events};
+use crate::request::{self, Asking, Events};
 use crate::squashfs::format::decode_device;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
@@ -31,32 +32,21 @@ struct Request {
     endings: Vec<Text>,
     #[serde(default)]
     identity: Option<Identity>,
-    events: i32,
+    events: RawFd,
+}
+
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
 }
 
 /// Runs the verb; the exit status.
-pub fn run(fd: i32) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            eprintln!("FATAL:   soliton-core: {message}");
-            return 255;
-        }
-    };
+pub fn run(fd: RawFd) -> i32 {
     // Whoever listens is gone: nobody will read the rest.
     crate::launch::kernel::default_action(libc::SIGPIPE);
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
-    let events = Events::new(request.events);
-    match survey(&request, &events) {
-        Ok(count) => {
-            events.send(&json!({"event": "done", "files": count}));
-            0
-        }
-        Err(failure) => {
-            events.fail(failure.code, &failure.message, failure.path.as_deref());
-            255
-        }
-    }
+    request::answer(fd, |request, events| survey(&request, events).map(|count| request::one("files", count)))
 }
 
 /// Contents become digests.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::launch::identity;
 use crate::layers::{Failure, Result};
 use crate::plan::Identity;
-use crate::request::{self, Events};
+use crate::request::{self, Asking, Events};
 use crate::squashfs::format::{decode_device, kind};
 use crate::squashfs::inode::{Data, Inode};
 use crate::squashfs::reader::Image;
@@ -37,7 +37,13 @@ struct Request {
     target: Text,
     #[serde(default)]
     identity: Option<Identity>,
-    events: i32,
+    events: RawFd,
+}
+
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
 }
 
 #[derive(Deserialize)]
@@ -48,27 +54,15 @@ struct ImageRecord {
 }
 
 /// Runs the verb; the exit status. What was made is removed again if it fails.
-pub fn run(fd: i32) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            eprintln!("FATAL:   soliton-core: {message}");
-            return 255;
-        }
-    };
+pub fn run(fd: RawFd) -> i32 {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
-    let events = Events::new(request.events);
-    match unsquash(&request, &events) {
-        Ok(()) => {
-            events.send(&json!({"event": "done"}));
-            0
-        }
+    request::answer(fd, |request: Request, events| match unsquash(&request, events) {
+        Ok(()) => Ok(Map::new()),
         Err(failure) => {
             let _ = crate::launch::remove::remove(&request.target);
-            events.fail(failure.code, &failure.message, failure.path.as_deref());
-            255
+            Err(failure)
         }
-    }
+    })
 }
 
 fn unsquash(request: &Request, events: &Events) -> Result<()> {

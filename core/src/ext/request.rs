@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, RawFd};
 
 use serde::Deserialize;
+use serde_json::Map;
 
 use super::make::{self, Wish};
-use crate::request::{self, Events};
+use crate::request::{self, Asking, Refusal};
 use crate::text::Text;
 
 /// `id`: 32 hexadecimal digits. The range is zero already.
@@ -23,16 +24,18 @@ struct Request {
     events: RawFd,
 }
 
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
+}
+
 /// The verb; returns the exit status.
 pub fn run(fd: RawFd) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            crate::launch::failure::fatal(&message, &[]);
-            return 255;
-        }
-    };
-    let events = Events::new(request.events);
+    request::answer(fd, |request: Request, _| make(&request).map(|()| Map::new()))
+}
+
+fn make(request: &Request) -> super::Result<()> {
     let file = request::take_descriptor(request.fd);
     let number = u128::from_str_radix(&request.id, 16).unwrap_or_default();
     let wish = Wish {
@@ -42,23 +45,17 @@ pub fn run(fd: RawFd) -> i32 {
         directories: request.directories.iter().map(Text::as_bytes).collect(),
         id: number.to_be_bytes(),
     };
-    let made = match rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 3) {
-        Ok(own) => make::make(own.into(), request.offset, request.size, &wish),
-        Err(errno) => Err(errno.into()),
-    };
-    match made {
-        Ok(()) => {
-            events.send(&serde_json::json!({"event": "done"}));
-            0
-        }
-        Err(error) => {
-            let code = match error.errno {
-                libc::ENOSPC | libc::EFBIG => "no-space",
-                libc::EDQUOT => "quota",
-                _ => "io",
-            };
-            events.fail(code, &error.to_string(), None);
-            255
-        }
+    let own = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 3)?;
+    make::make(own.into(), request.offset, request.size, &wish)
+}
+
+impl From<super::Error> for Refusal {
+    fn from(error: super::Error) -> Refusal {
+        let code = match error.errno {
+            libc::ENOSPC | libc::EFBIG => "no-space",
+            libc::EDQUOT => "quota",
+            _ => "io",
+        };
+        Refusal { code, message: error.to_string(), path: None }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::request::Refusal;
 use crate::text::Text;
 
 /// What could not be done. `code` is a word of `docs/architecture.md`, `call` the kernel's or helper's name.
@@ -95,6 +96,13 @@ pub fn warn(text: &str) {
 pub fn info(text: &str) {
     if LEVEL.load(Ordering::Relaxed) >= INFO {
         eprintln!("INFO:    {text}");
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        let message = failure.message();
+        Refusal { code: failure.code, message, path: failure.path.map(|path| path.to_string()) }
     }
 }
 

@@ -17,7 +17,7 @@ use super::kernel::{self, Forked};
 use super::session::Session;
 use super::{identity, trees};
 use crate::plan::{IdRange, Identity};
-use crate::request::{self, Events};
+use crate::request::{self, Asking};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +26,12 @@ struct Request {
     #[serde(default)]
     identity: Option<Identity>,
     events: RawFd,
+}
+
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
 }
 
 /// How one attempt went.
@@ -50,21 +56,13 @@ impl From<Result<(), Failure>> for Outcome {
 
 /// The verb; returns the exit status.
 pub fn run(fd: RawFd) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            super::failure::fatal(&message, &[]);
-            return 255;
+    request::answer(fd, |request: Request, _| {
+        let mut record = in_child(everything);
+        if let Some(identity) = &request.identity {
+            record.extend(in_child(|found| found.add("idmap", identity::enter(identity))));
         }
-    };
-    let events = Events::new(request.events);
-    let mut record = in_child(everything);
-    if let Some(identity) = &request.identity {
-        record.extend(in_child(|found| found.add("idmap", identity::enter(identity))));
-    }
-    record.insert("event".to_owned(), Value::from("done"));
-    events.send(&record);
-    0
+        Ok::<_, Failure>(record)
+    })
 }
 
 /// What has been found, in the child.

@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
+use serde_json::Map;
 
 use super::failure::{Context, Failure};
 use super::identity;
 use crate::plan::Identity;
-use crate::request::{self, Events};
+use crate::request::{self, Asking};
 use crate::text::Text;
 
 /// Directories held open at once, one in another.
@@ -27,28 +28,18 @@ struct Request {
     events: RawFd,
 }
 
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
+}
+
 /// The verb; returns the exit status.
 pub fn run(fd: RawFd) -> i32 {
-    let request: Request = match request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            super::failure::fatal(&message, &[]);
-            return 255;
-        }
-    };
-    let events = Events::new(request.events);
-    let entered = request.identity.as_ref().map_or(Ok(()), identity::enter);
-    match entered.and_then(|()| remove(&request.path)) {
-        Ok(()) => {
-            events.send(&serde_json::json!({"event": "done"}));
-            0
-        }
-        Err(failure) => {
-            let path = failure.path.as_ref().map(ToString::to_string);
-            events.fail(failure.code, &failure.message(), path.as_deref());
-            255
-        }
-    }
+    request::answer(fd, |request: Request, _| {
+        let entered = request.identity.as_ref().map_or(Ok(()), identity::enter);
+        entered.and_then(|()| remove(&request.path)).map(|()| Map::new())
+    })
 }
 
 /// Removes what is at `path`; nothing there is success.

@@ -15,6 +15,7 @@ pub mod tree;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::request::Refusal;
 use crate::squashfs::format::XATTR_PREFIXES;
 use crate::squashfs::inode::Xattrs;
 
@@ -84,6 +85,12 @@ pub struct Failure {
     pub code: &'static str,
     pub message: String,
     pub path: Option<String>,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        Refusal { code: failure.code, message: failure.message, path: failure.path }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, Failure>;

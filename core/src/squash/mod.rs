@@ -8,6 +8,7 @@ mod verbatim;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,33 +38,18 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const MOST_WARNINGS: u32 = 50;
 
 /// Runs the verb; the exit status.
-pub fn run(fd: i32) -> i32 {
-    let request: Request = match crate::request::read(fd) {
-        Ok(request) => request,
-        Err(message) => {
-            eprintln!("FATAL:   soliton-core: {message}");
-            return 255;
-        }
-    };
+pub fn run(fd: RawFd) -> i32 {
     // Whoever listens is gone: nobody will give the image its name.
     kernel::default_action(libc::SIGPIPE);
     // Beyond `ulimit -f` the write fails, and the failure is told.
     kernel::ignore(libc::SIGXFSZ);
     end_with_parent();
     allow_many_files();
-    let events = Arc::new(Events::new(request.events));
-    match squash(request, &events) {
-        Ok(done) => {
-            events.send(
-                &json!({"event": "done", "size": done.size, "inodes": done.inodes, "bytes": done.bytes}),
-            );
-            0
-        }
-        Err(failure) => {
-            events.fail(failure.code, &failure.message, failure.path.as_deref());
-            255
-        }
-    }
+    crate::request::answer(fd, |request, events| {
+        let done = squash(request, events)?;
+        let numbers = [("size", done.size), ("inodes", done.inodes.into()), ("bytes", done.bytes)];
+        Ok::<_, Failure>(numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect())
+    })
 }
 
 fn end_with_parent() {

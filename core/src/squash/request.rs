@@ -1,8 +1,11 @@
 //! The request of the verb `squash`, as `docs/architecture.md` has it.
 
+use std::os::fd::RawFd;
+
 use serde::Deserialize;
 
 use crate::plan::Identity;
+use crate::request::Asking;
 use crate::text::Text;
 
 #[derive(Deserialize)]
@@ -27,7 +30,13 @@ pub struct Request {
     pub identity: Option<Identity>,
     #[serde(default)]
     pub exclude: Vec<Text>,
-    pub events: i32,
+    pub events: RawFd,
+}
+
+impl Asking for Request {
+    fn events(&self) -> RawFd {
+        self.events
+    }
 }
 
 #[derive(Deserialize)]
