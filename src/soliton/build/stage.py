@@ -225,7 +225,9 @@ def post(job: Job, state: StageState, step: Step) -> None:
     numbered = script.is_traced(step.section)
     text = (trace.FIRST if numbered else "") + step.section.body
     plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), text)
-    with contextlib.closing(trace.Watch(job.log, numbered=numbered)) as watch:
+    with contextlib.closing(
+        trace.Watch(job.log, script=step.section.body.splitlines() if numbered else None)
+    ) as watch:
         ended = carry_out.execute(plan, job.settings.environment, watch=watch)
     if ended.status != 0 and job.settings.debug_shell:
         debug_shell(job, plans.in_container(state.scene, ("/bin/sh",), text), "%post")
