@@ -3,6 +3,7 @@
 //! It mounts by itself inside the user namespace, keeps no table of what the kernel has looked up (an inode's
 //! place in the image is its number), and lets the kernel cache everything for ever: an image never changes.
 
+mod ahead;
 pub(crate) mod protocol;
 pub(crate) mod reply;
 mod server;

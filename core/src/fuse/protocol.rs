@@ -39,6 +39,11 @@ pub mod opcode {
     pub const RENAME2: u32 = 45;
 }
 
+/// Messages that answer no request: their number stands where an answer has its error.
+pub mod notice {
+    pub const STORE: i32 = 4;
+}
+
 pub mod init {
     pub const ASYNC_READ: u32 = 1 << 0;
     pub const DO_READDIRPLUS: u32 = 1 << 13;

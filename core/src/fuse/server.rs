@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Ids;
+use super::ahead::{Afterwards, Ahead, node_of};
 use super::protocol::{
     DEVICE_CLONE, FOREVER, MAX_PAGES, OUT_HEADER, REQUEST_SIZE, ROOT, Request, VERSION, init, opcode,
 };
@@ -18,6 +19,8 @@ use crate::squashfs::reader::Image;
 
 /// More threads than this do not help one image's readers.
 const MOST_THREADS: usize = 8;
+/// One answers while another waits for the kernel to take something unasked.
+const LEAST_THREADS: usize = 2;
 const STACK_SIZE: usize = 256 * 1024;
 /// Block size of statfs(2) and of st_blocks.
 const SECTOR: u64 = 512;
@@ -25,30 +28,36 @@ const SECTOR: u64 = 512;
 struct Server {
     image: Image,
     ids: Ids,
+    ahead: Ahead,
 }
 
 /// Serves until the kernel has let go of the mount.
 pub fn serve(device: OwnedFd, image: Image, ids: Ids) {
-    let server = Arc::new(Server { image, ids });
-    let mut worker = Worker { server: Arc::clone(&server), device, reply: Reply::new() };
+    let server = Arc::new(Server { image, ids, ahead: Ahead::default() });
+    let mut worker = Worker { server: Arc::clone(&server), device, reply: Reply::new(), afterwards: None };
     let mut buffer = vec![0; REQUEST_SIZE];
     // The first request is INIT; only after it may other channels be opened.
     if !worker.turn(&mut buffer) {
         return;
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    for _ in 1..threads {
-        let Ok(device) = worker.another_channel() else { break };
-        let mut other = Worker { server: Arc::clone(&server), device, reply: Reply::new() };
-        let started = std::thread::Builder::new().stack_size(STACK_SIZE).spawn(move || {
-            let mut buffer = vec![0; REQUEST_SIZE];
-            while other.turn(&mut buffer) {}
-        });
-        if started.is_err() {
-            break;
-        }
-    }
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).clamp(LEAST_THREADS, MOST_THREADS);
+    let started = (1..threads).take_while(|_| start_another(&worker)).count();
+    // Alone it could wait for a page that only itself can give.
+    server.ahead.allow(started > 0);
     while worker.turn(&mut buffer) {}
+}
+
+/// Starts one more thread that answers on a channel of its own; false where there can be none.
+fn start_another(first: &Worker) -> bool {
+    let Ok(device) = first.another_channel() else { return false };
+    let server = Arc::clone(&first.server);
+    let mut worker = Worker { server, device, reply: Reply::new(), afterwards: None };
+    let work = move || {
+        let mut buffer = vec![0; REQUEST_SIZE];
+        while worker.turn(&mut buffer) {}
+    };
+    std::thread::Builder::new().stack_size(STACK_SIZE).spawn(work).is_ok()
 }
 
 /// An answer that could not be given, as the number that the caller of the file system sees.
@@ -64,6 +73,8 @@ struct Worker {
     server: Arc<Server>,
     device: OwnedFd,
     reply: Reply,
+    /// What is to be done when the request in hand has been answered.
+    afterwards: Option<Afterwards>,
 }
 
 impl Worker {
@@ -96,6 +107,9 @@ impl Worker {
             Err(Refusal(errno)) => errno,
         };
         let sent = self.reply.send(self.device.as_fd() as BorrowedFd<'_>, request.unique, error);
+        if let Some(work) = self.afterwards.take() {
+            self.server.ahead.after(self.device.as_fd(), &self.server.image, work);
+        }
         self.reply.shrink();
         sent.is_ok() && request.opcode != opcode::DESTROY
     }
@@ -189,7 +203,7 @@ impl Worker {
     }
 
     fn entry(&mut self, inode: &Inode) -> Result<(), Refusal> {
-        self.reply.u64(inode.reference + 2);
+        self.reply.u64(node_of(inode));
         self.reply.u64(0); // generation
         self.reply.u64(FOREVER);
         self.reply.u64(FOREVER);
@@ -232,8 +246,13 @@ impl Worker {
         let inode = self.inode(node)?;
         let size = (size as usize).min(usize::from(MAX_PAGES) * 4096);
         let wanted = inode.size.saturating_sub(offset).min(size as u64) as usize;
-        let read = self.server.image.read_file(&inode, offset, self.reply.room(wanted))?;
+        let mut rest = None;
+        let room = self.reply.room(wanted);
+        let read = self.server.image.read_noting(&inode, offset, room, &mut |found| rest = Some(found))?;
         self.reply.truncate(read);
+        if let Some(rest) = rest {
+            self.afterwards = self.server.ahead.before(self.device.as_fd(), &inode, rest);
+        }
         Ok(())
     }
 
@@ -253,6 +272,9 @@ impl Worker {
             let Entry { name, kind, number, cookie, .. } = &entry;
             if !self.put_entry(size, plus, inode.as_ref(), name, *kind, *number, cookie + 3)? {
                 break;
+            }
+            if let Some(inode) = &inode {
+                server.ahead.note(&server.image, inode);
             }
         }
         listing.remember(&server.image, &directory);

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
@@ -76,6 +77,35 @@ impl BlockList {
     }
 }
 
+/// A block's content. What a reader makes of the rest of it is done once.
+pub struct Unpacked {
+    pub content: Vec<u8>,
+    used: AtomicBool,
+}
+
+impl Unpacked {
+    /// Whether this has been asked before.
+    pub fn used(&self) -> bool {
+        self.used.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// The end of a file that shares a block: where it begins in the file, where in the block, and its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    pub start: u64,
+    pub from: u32,
+    pub length: u32,
+}
+
+/// What a read has unpacked and did not want.
+pub enum Rest {
+    /// A block of the same file: where it begins there, and how many of the file's bytes it stands for.
+    Block { start: u64, length: usize, unpacked: Arc<Unpacked> },
+    /// Tails of other files.
+    Tails { fragment: u32, unpacked: Arc<Unpacked> },
+}
+
 /// An open image. Any number of threads may read it at the same time.
 pub struct Image {
     file: Arc<File>,
@@ -85,8 +115,8 @@ pub struct Image {
     pub compressor: Compressor,
     ids: Vec<u32>,
     pub(super) metadata: Cache<Block>,
-    fragments: Cache<Vec<u8>>,
-    blocks: Cache<Vec<u8>>,
+    fragments: Cache<Unpacked>,
+    blocks: Cache<Unpacked>,
     lists: Cache<BlockList>,
     pub(super) cursors: Cache<super::directory::Resume>,
     decoders: Mutex<Vec<Decoder>>,
@@ -223,16 +253,29 @@ impl Image {
         })
     }
 
-    fn whole_block(&self, block: Stored) -> Result<Vec<u8>> {
+    fn whole_block(&self, block: Stored) -> Result<Unpacked> {
         let mut content = vec![0; self.block_size()];
         let count = self.read_block(block, &mut content)?;
         content.truncate(count);
-        Ok(content)
+        Ok(Unpacked { content, used: AtomicBool::new(false) })
     }
 
-    /// The block list of a file, read from the inode table.
-    pub fn block_list(&self, inode: &Inode) -> Result<Arc<BlockList>> {
-        let Data::File { start, fragment, sizes, .. } = &inode.data else {
+    /// The block that holds the tails of many files, unpacked and kept for a while.
+    pub fn tails(&self, fragment: u32) -> Result<Arc<Unpacked>> {
+        self.fragments.get_or_load(u64::from(fragment), || self.whole_block(self.fragment(fragment)?))
+    }
+
+    /// The part of a file that is in a block together with the tails of others, and that block.
+    pub fn tail(&self, inode: &Inode) -> Option<(u32, Tail)> {
+        let Data::File { fragment, fragment_offset, .. } = inode.data else { return None };
+        let length = (inode.size % self.block_size() as u64) as u32;
+        let tail = Tail { start: inode.size - u64::from(length), from: fragment_offset, length };
+        (fragment != NO_FRAGMENT && length > 0).then_some((fragment, tail))
+    }
+
+    /// How many blocks a file has of its own: those of its list.
+    pub(super) fn block_count(&self, inode: &Inode) -> Result<u64> {
+        let Data::File { fragment, .. } = &inode.data else {
             return Err(Error::Corrupt("it is not a file"));
         };
         let size = self.block_size() as u64;
@@ -240,6 +283,15 @@ impl Image {
         if count > MOST_BLOCKS {
             return Err(Error::Corrupt("a file is impossibly large"));
         }
+        Ok(count)
+    }
+
+    /// The block list of a file, read from the inode table.
+    pub fn block_list(&self, inode: &Inode) -> Result<Arc<BlockList>> {
+        let Data::File { start, sizes, .. } = &inode.data else {
+            return Err(Error::Corrupt("it is not a file"));
+        };
+        let count = self.block_count(inode)?;
         self.lists.get_or_load(inode.reference, || {
             let mut stream = Stream::new(self, *sizes, self.superblock.directory_table);
             let mut words = Vec::new();
@@ -256,6 +308,17 @@ impl Image {
 
     /// Reads a file from `offset` on; returns how many bytes, fewer than asked for only at its end.
     pub fn read_file(&self, inode: &Inode, offset: u64, target: &mut [u8]) -> Result<usize> {
+        self.read_noting(inode, offset, target, &mut |_| ())
+    }
+
+    /// The same, telling of every block of which only a part was wanted.
+    pub fn read_noting(
+        &self,
+        inode: &Inode,
+        offset: u64,
+        target: &mut [u8],
+        note: &mut dyn FnMut(Rest),
+    ) -> Result<usize> {
         let Data::File { fragment, fragment_offset, .. } = &inode.data else {
             return Err(Error::Corrupt("it is not a file"));
         };
@@ -280,18 +343,20 @@ impl Image {
                     part[read..].fill(0);
                 }
                 Some(block) => {
-                    let content = self.blocks.get_or_load(block.position, || self.whole_block(block))?;
-                    copy_padded(&content, within, part);
+                    let unpacked = self.blocks.get_or_load(block.position, || self.whole_block(block))?;
+                    copy_padded(&unpacked.content, within, part);
+                    let start = index as u64 * size as u64;
+                    note(Rest::Block { start, length: block_length, unpacked });
                 }
                 None if *fragment != NO_FRAGMENT => {
-                    let content = self
-                        .fragments
-                        .get_or_load(u64::from(*fragment), || self.whole_block(self.fragment(*fragment)?))?;
+                    let unpacked = self.tails(*fragment)?;
                     let from = *fragment_offset as usize + within;
-                    let tail = content
+                    let tail = unpacked
+                        .content
                         .get(from..from.saturating_add(count))
                         .ok_or(Error::Corrupt("a file's tail is outside its fragment"))?;
                     part.copy_from_slice(tail);
+                    note(Rest::Tails { fragment: *fragment, unpacked });
                 }
                 None => return Err(Error::Corrupt("a file has too few blocks")),
             }
