@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from soliton.cli import commands
 from soliton.cli.commands import Example
 from tests.system.program import Program
+from tests.system.test_overlays import tool
 
 RECIPE = """\
 Bootstrap: busybox
@@ -52,6 +54,9 @@ def material(shared: Program) -> Path:
     here = shared.within(directory)
     here("build", "image.sif", "recipe.def").ok()
     here("build", "--sandbox", "tree", "image.sif").ok()
+    subprocess.run(
+        [tool("mksquashfs"), directory / "tree/etc", directory / "data.sqfs", "-quiet"], check=True
+    )
     (directory / "apptainer.conf").write_text("allow setuid = no\nbind path = /etc/hosts\n")
     return directory
 

@@ -8,12 +8,12 @@ Here the user's wishes are settled against the machine: who builds, where, from 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from soliton import messages
-from soliton.build import builder, compression, lockfile, secrets, templates, workspace
+from soliton.build import bootstrap, builder, compression, lockfile, secrets, templates, workspace
 from soliton.build.bootstrap import Fetched, Sources
 from soliton.build.definition import Definition
 from soliton.build.job import Settings
@@ -27,9 +27,10 @@ from soliton.errors import BuildError, NotSupported, TargetError, UsageError
 from soliton.images import architecture
 from soliton.images import target as targets
 from soliton.images.cache import of_user
+from soliton.launch.binds import ImageBind
 from soliton.launch.environment import INJECTING
 from soliton.launch.identity import as_root
-from soliton.launch.plan import Bind, Identity
+from soliton.launch.plan import Bind, DataBind, Identity, Plan
 from soliton.site import host as hosts
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class BuildOptions:
     """force: an existing target is replaced, and labels and help of a base image too. replace: only the target.
 
     sandbox: a directory. update: the definition runs over an existing sandbox. sections: as `--section`. build_args:
-    for `{{ }}`. warn_unused: of build arguments nothing uses, instead of refusing. packing: in the words of mksquashfs. tmpdir:
+    for `{{ }}`. warn_unused: of build arguments nothing uses, instead of refusing. nv, rocm, intel_hpu: devices that the steps
+    see. packing: in the words of mksquashfs. tmpdir:
     where the build's temporary files are. keep: they stay. keep_logs: so do logs and caches of package managers, in the
     image. lock: write `SOURCE.lock`, or hold the build to the one that is there. held_to: hold it to this one, but for packages;
     held_by: whose it is; kept_lock: text of the lock that the image is to keep. told: what its provenance tells of
@@ -64,7 +66,10 @@ class BuildOptions:
     sections: Sequence[str] = ()
     build_args: Mapping[str, str] = field(default_factory=dict)
     warn_unused: bool = False
-    binds: tuple[Bind, ...] = ()
+    binds: tuple[Bind | ImageBind, ...] = ()
+    nv: bool = False
+    rocm: bool = False
+    intel_hpu: bool = False
     packing: str = ""
     tmpdir: str | None = None
     keep: bool = False
@@ -116,6 +121,10 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
             raise
         messages.warning(error.what)
     _check_architecture(origin, options)
+    if origin.kind == "definition":
+        # Before anything is run or built, whatever stage it is about. An update has its base.
+        for stage in origin.definition.stages[: -1 if options.update else None]:
+            bootstrap.require(stage.header, origin.definition.name)
     if not options.on_host:
         _check_inside(origin)
     if options.lock and (origin.kind != "definition" or options.update):
@@ -150,7 +159,8 @@ def _request(
         cwd=os.getcwd(),
         force=options.force,
         packing=compression.parse(options.packing),
-        binds=options.binds,
+        binds=_binds(options),
+        **_devices(options, environment),
         injected=injected(environment),
         writable_test=options.writable_test,
         debug_shell=options.debug_shell,
@@ -326,6 +336,9 @@ def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Argumen
     packing = replace(compression.parse(options.packing), threads=0)
     chosen = {
         "keep-logs": options.keep_logs,
+        "nv": options.nv,
+        "rocm": options.rocm,
+        "intel-hpu": options.intel_hpu,
         "section": None if sections is None else sorted(sections) or ["none"],
         "compressor": packing.compressor,
         "level": packing.level,
@@ -338,6 +351,44 @@ def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Argumen
         injected=sorted(injected(environment)),
         binds=[bind.target for bind in options.binds],
     )
+
+
+def _binds(options: BuildOptions) -> tuple[Bind | DataBind, ...]:
+    """The binds with the images opened that something is bound out of."""
+    found: list[Bind | DataBind] = []
+    for bind in options.binds:
+        if isinstance(bind, Bind):
+            found.append(bind)
+            continue
+        from soliton.api.layers import data_image
+
+        root = data_image(bind.source, bind.id, writable=not bind.read_only)
+        found.append(DataBind(root, bind.inside, bind.target, bind.read_only, bind.origin))
+    return tuple(found)
+
+
+class _Devices(TypedDict, total=False):
+    furnish: Callable[[Plan], Plan]
+    shown: str
+
+
+def _devices(options: BuildOptions, environment: Mapping[str, str]) -> _Devices:
+    """What shows a step the host's devices, and by what the step cache tells them apart."""
+    if not (options.nv or options.rocm or options.intel_hpu):
+        return {}
+    from soliton.api import devices
+    from soliton.launch.request import ActionRequest
+    from soliton.site.config import DEFAULTS
+
+    # A step's /dev is minimal, as with `--contain`.
+    request = ActionRequest(
+        "exec", "", contain=True, nv=options.nv, rocm=options.rocm, intel_hpu=options.intel_hpu
+    )
+
+    def furnish(plan: Plan) -> Plan:
+        return devices.for_step(devices.furnished(plan, request, DEFAULTS, environment))
+
+    return {"furnish": furnish, "shown": devices.version_of(request)}
 
 
 def _step_cache(options: BuildOptions, environment: Mapping[str, str]) -> StepCache | None:

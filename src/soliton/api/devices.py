@@ -98,6 +98,29 @@ def furnished(plan: Plan, request: ActionRequest, config: Config, environment: M
     return replace(plan, mounts=_before_the_users(plan, mounts), process=process)
 
 
+def for_step(plan: Plan) -> Plan:
+    """The plan of a build's step whose environment no script of the image completes: libraries are found there, too."""
+    shown = any(isinstance(mount, Bind) and mount.target.startswith(f"{LIBRARIES}/") for mount in plan.mounts)
+    environment = plan.process.environment
+    if environment.scripts or not shown:
+        return plan
+    there = environment.fixed.get("LD_LIBRARY_PATH")
+    fixed = {**environment.fixed, "LD_LIBRARY_PATH": f"{there}:{LIBRARIES}" if there else LIBRARIES}
+    return replace(plan, process=replace(plan.process, environment=replace(environment, fixed=fixed)))
+
+
+def version_of(request: ActionRequest) -> str:
+    """What tells one driver from another: its files, whose names have a version, and their sizes."""
+    found: list[tuple[str, str, int]] = []
+    for asked, name in ((request.nv, "nvliblist.conf"), (request.rocm, "rocmliblist.conf")):
+        if asked:
+            driver = drivers.find(name)
+            for path in (*(path for _, path in driver.libraries), *driver.programs, *driver.files):
+                real = os.path.realpath(path)
+                found.append((name, real, os.stat(real).st_size if os.path.exists(real) else 0))
+    return json.dumps([request.intel_hpu, sorted(found)])
+
+
 def _before_the_users(plan: Plan, added: list[Bind]) -> tuple[Any, ...]:
     """The mounts with some more: the user's own binds and the working directory stay behind them."""
     own = ("--bind", "--mount", "--data", "current directory")

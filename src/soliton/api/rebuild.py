@@ -73,19 +73,28 @@ def stored(image: Image, shown: str) -> Stored:
     )
 
 
+#: Options of an image's provenance that a build can be given again.
+_KNOWN = {
+    *("force", "keep-logs", "nv", "rocm", "intel-hpu", "section", "compressor", "level", "block-size"),
+}
+
+
 def rebuild(image: str, target: str, options: api.BuildOptions | None = None) -> None:
     """Builds `target` as `image` was built. options: build_args for secrets, fetching, tmpdir, binds, force."""
     options = options or api.BuildOptions()
     kept = stored(open_image(image), image)
     arguments = kept.origin.arguments
     _check_given(image, kept.origin, options)
-    if arguments.options.keys() - {"force", "keep-logs", "section", "compressor", "level", "block-size"}:
+    if arguments.options.keys() - _KNOWN:
         raise NotSupported(f"an option that `{image}` was built with", remedy="use a newer soliton")
     wishes = replace(
         options,
         replace=options.force or options.replace,
         force=bool(arguments.options.get("force")),
         keep_logs=bool(arguments.options.get("keep-logs")),
+        nv=bool(arguments.options.get("nv")),
+        rocm=bool(arguments.options.get("rocm")),
+        intel_hpu=bool(arguments.options.get("intel-hpu")),
         sections=_words(arguments.options.get("section", [])),
         packing=_packing(arguments.options),
         # The others have been put into the recipe.

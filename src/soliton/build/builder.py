@@ -131,7 +131,7 @@ def _test(
     scene = replace(state.scene, root=root, surface=surface)
     with _temporary(job.workspace, state.folder) as binds:
         ended = carry_out.execute(
-            plans.test(replace(scene, binds=(*binds, *scene.binds))),
+            job.settings.furnish(plans.test(replace(scene, binds=(*binds, *scene.binds)))),
             job.settings.environment,
             pass_fds=pass_fds,
         )

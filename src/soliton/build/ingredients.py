@@ -61,8 +61,14 @@ def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingred
             ("the text of the script", step.section.body),
             ("the arguments of the section", step.section.arguments),
             ("the variables given for inside", json.dumps(sorted(job.settings.injected.items()))),
+            *of_devices(job),
         )
     return None
+
+
+def of_devices(job: Job) -> Ingredients:
+    """Drivers of the host that the steps see."""
+    return (("the driver of the GPU", job.settings.shown),) if job.settings.shown else ()
 
 
 def _of_copy(job: Job, step: Step, ahead: Ingredients, stages: dict[str, str]) -> Ingredients | None:

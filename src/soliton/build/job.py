@@ -16,7 +16,11 @@ from soliton.build.step_cache import StepCache
 from soliton.build.steps import Choice
 from soliton.build.workspace import Workspace
 from soliton.launch.identity import is_single
-from soliton.launch.plan import Bind, Identity, ImageRoot
+from soliton.launch.plan import Bind, DataBind, Identity, ImageRoot, Plan
+
+
+def _as_it_is(plan: Plan) -> Plan:
+    return plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Settings:
     epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`.
     arguments: for the provenance. lock: whether the image keeps one, and the recipe's is written. held_to: the lock that the build has to
     agree with, held_by: its name, held_packages: whether in its packages, too. kept_lock: text of a lock that the image keeps as it is. writable_test: `%test` may write, into memory. debug_shell: a failed step is shown from inside. environment: the host's. injected:
-    `APPTAINERENV_*`. cwd: what relative names are relative to.
+    `APPTAINERENV_*`. furnish: shows the plan of a step devices of the host; shown: what tells them from others. cwd: what relative names are relative to.
     """
 
     choice: Choice
@@ -42,7 +46,9 @@ class Settings:
     held_packages: bool = True
     force: bool = False
     packing: Packing = field(default_factory=Packing)
-    binds: tuple[Bind, ...] = ()
+    binds: tuple[Bind | DataBind, ...] = ()
+    furnish: Callable[[Plan], Plan] = _as_it_is
+    shown: str = ""
     injected: Mapping[str, str] = field(default_factory=dict)
     writable_test: bool = False
     debug_shell: bool = False

@@ -15,6 +15,7 @@ from soliton.launch.identity import is_single
 from soliton.launch.plan import (
     Bind,
     Copy,
+    DataBind,
     Dev,
     Environment,
     Identity,
@@ -59,7 +60,7 @@ class Scene:
     injected: Mapping[str, str] = field(default_factory=dict)
     hosts: str | None = None
     resolv_conf: str | None = None
-    binds: tuple[Bind, ...] = ()
+    binds: tuple[Bind | DataBind, ...] = ()
     reporter: tuple[str, ...] = ()
     epoch: int | None = None
 

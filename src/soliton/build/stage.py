@@ -224,13 +224,14 @@ def post(job: Job, state: StageState, step: Step) -> None:
     architecture.require_runnable(state.architecture or None, base)
     numbered = script.is_traced(step.section)
     text = (trace.FIRST if numbered else "") + step.section.body
-    plan = plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), text)
+    furnish = job.settings.furnish
+    plan = furnish(plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), text))
     with contextlib.closing(
         trace.Watch(job.log, script=step.section.body.splitlines() if numbered else None)
     ) as watch:
         ended = carry_out.execute(plan, job.settings.environment, watch=watch)
     if ended.status != 0 and job.settings.debug_shell:
-        debug_shell(job, plans.in_container(state.scene, ("/bin/sh",), text), "%post")
+        debug_shell(job, furnish(plans.in_container(state.scene, ("/bin/sh",), text)), "%post")
     line = _line_of(job, step.section, watch.line)
     carry_out.check(ended, step.section, job.definition.name, line=line, log=job.log)
 

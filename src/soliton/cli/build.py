@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from soliton import messages
 from soliton.build import templates
 from soliton.errors import TargetError, UsageError
-from soliton.launch.binds import of_host, parse_binds, parse_mounts
+from soliton.launch.binds import parse_binds, parse_data, parse_mounts
 from soliton.site import paths
 
 if TYPE_CHECKING:
     from soliton.cli.invocation import Invocation
+    from soliton.launch.binds import ImageBind
     from soliton.launch.plan import Bind
 
 #: A file of build arguments larger than this is something else.
@@ -38,6 +39,9 @@ def build(invocation: Invocation) -> int:
         warn_unused=invocation.flag("warn-unused-build-args"),
         packing=invocation.text("mksquashfs-args") or "",
         binds=binds(invocation),
+        nv=invocation.flag("nv"),
+        rocm=invocation.flag("rocm"),
+        intel_hpu=invocation.flag("intel-hpu"),
         tmpdir=invocation.text("tmpdir"),
         keep=invocation.flag("no-cleanup"),
         keep_logs=invocation.flag("keep-logs"),
@@ -83,14 +87,15 @@ def build_args(invocation: Invocation) -> dict[str, str]:
     return values | templates.read_build_args(invocation.words("build-arg"))
 
 
-def binds(invocation: Invocation) -> tuple[Bind, ...]:
-    """`--bind` and `--mount`: the variables of `--bind` are for running, not for building, as with the peers."""
+def binds(invocation: Invocation) -> tuple[Bind | ImageBind, ...]:
+    """`--bind`, `--mount` and `--data`: the variables of `--bind` are for running, not for building, as with the peers."""
     cwd, home = os.getcwd(), os.environ.get("HOME") or paths.home_of_caller()
-    found: list[Bind] = []
+    found: list[Bind | ImageBind] = []
     for text in invocation.words("bind"):
-        found += of_host(parse_binds(text, cwd=cwd, home=home, origin="--bind"))
+        found += parse_binds(text, cwd=cwd, home=home, origin="--bind")
     for text in invocation.words("mount"):
-        found += of_host(parse_mounts(text, cwd=cwd, origin="--mount"))
+        found += parse_mounts(text, cwd=cwd, origin="--mount")
+    found += (parse_data(text, cwd=cwd, origin="--data") for text in invocation.words("data"))
     return tuple(found)
 
 

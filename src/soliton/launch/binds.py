@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 
-from soliton.errors import NotSupported, SolitonError
+from soliton.errors import SolitonError
 from soliton.launch.plan import Bind
 from soliton.record import record
 
@@ -197,11 +197,3 @@ def parse_home(text: str, *, cwd: str) -> tuple[str, str]:
     if not target.startswith("/"):
         raise SolitonError(f"the home `{target}` inside the container is not an absolute path")
     return source, posixpath.normpath(target)
-
-
-def of_host(binds: list[Bind | ImageBind]) -> list[Bind]:
-    """Those of the host, where nothing else can be bound from."""
-    for bind in binds:
-        if isinstance(bind, ImageBind):
-            raise NotSupported(f"binding out of the image `{bind.source}` here")
-    return [bind for bind in binds if isinstance(bind, Bind)]

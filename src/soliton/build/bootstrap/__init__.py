@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from soliton.build.bootstrap import arch, busybox, debootstrap, localimage, oci, rpm, scratch, zypper
 from soliton.build.bootstrap.base import Agent, Base, Fetched, Request, Sources
+from soliton.build.header import Header
 from soliton.errors import NotSupported
 
 __all__ = ["AGENTS", "Agent", "Base", "Fetched", "Request", "Sources", "bootstrap"]
@@ -39,10 +40,19 @@ INSTEAD: Mapping[str, str] = {
 
 def bootstrap(request: Request) -> Base:
     """What the stage starts from. Raises NotSupported for an agent without a module, else what the agent raises."""
-    agent = AGENTS.get(request.header.agent)
-    if agent is None:
+    require(request.header, request.name)
+    return AGENTS[request.header.agent](request)
+
+
+def require(header: Header, name: str) -> None:
+    """Raises NotSupported for a header that asks for what no agent here does. name: the definition, for messages."""
+    if header.get("fingerprints"):
         raise NotSupported(
-            f"`Bootstrap: {request.header.agent}` ({request.name}:{request.header.line})",
-            remedy=INSTEAD.get(request.header.agent, "supported are " + ", ".join(AGENTS)),
+            f"`Fingerprints` ({name}:{header.line_of('fingerprints')})",
+            why="signatures cannot be checked yet, and building on an unchecked image is not what was asked for",
         )
-    return agent(request)
+    if header.agent not in AGENTS:
+        raise NotSupported(
+            f"`Bootstrap: {header.agent}` ({name}:{header.line})",
+            remedy=INSTEAD.get(header.agent, "supported are " + ", ".join(AGENTS)),
+        )

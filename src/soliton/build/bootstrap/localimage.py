@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from soliton.build.bootstrap.base import Base, Request
-from soliton.errors import BuildError, NotSupported
+from soliton.errors import BuildError
 from soliton.images import sif
 from soliton.images.detect import Image, open_image
 
@@ -16,11 +16,6 @@ _MAX_CONFIG = 8 << 20
 
 def bootstrap(request: Request) -> Base:
     header = request.header
-    if header.get("fingerprints"):
-        raise NotSupported(
-            f"`Fingerprints` ({request.name}:{header.line_of('fingerprints')})",
-            why="signatures cannot be checked yet, and building on an unchecked image is not what was asked for",
-        )
     shown = header.get("from")
     image = open_image(os.path.join(request.cwd, shown), shown=shown)
     if image.kind in ("oci-layout", "oci-archive", "docker-archive"):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from soliton import messages
 from soliton.build import carry_out, layers, plans, sources, stage, trace
+from soliton.build import ingredients as step_ingredients
 from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile import context as contexts
 from soliton.build.dockerfile import mounts, needs, origins, stages, users
@@ -79,6 +80,7 @@ def run(work: Work, current: Current, item: Instruction) -> None:
         ("the user", config.user),
         ("the working directory", config.workdir),
         *known,
+        *step_ingredients.of_devices(work.job),
     )
     work.step(current, item, ingredients, lambda: _execute(work, current, item, argv, script, wanted))
 
@@ -157,6 +159,7 @@ def _execute(
             name="RUN",
             reporter=scene.reporter,
         )
+        plan = job.settings.furnish(plan)
         with contextlib.closing(trace.Watch(job.log)) as watch:
             ended = carry_out.execute(plan, job.settings.environment, watch=watch)
         if ended.status != 0 and job.settings.debug_shell:

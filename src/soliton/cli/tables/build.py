@@ -171,18 +171,25 @@ OPTIONS = (
     Option(
         "data",
         None,
-        TEXT,
-        "PATH",
+        LIST,
+        "IMAGE:DST",
         keys=("DATA",),
         group=INSIDE,
-        help="a data image for the build",
-        supported=False,
+        help="show all of a data image, read-only, in %post and %test",
     ),
-    Option("nv", group=INSIDE, help="NVIDIA GPUs in %post", supported=False),
+    Option("nv", group=INSIDE, help="NVIDIA GPUs in %post, RUN and %test: devices, libraries and tools"),
     Option(
-        "nvccli", keys=("NVCCLI",), group=INSIDE, help="NVIDIA GPUs by nvidia-container-cli", supported=False
+        "nvccli",
+        keys=("NVCCLI",),
+        group=INSIDE,
+        help="NVIDIA GPUs by nvidia-container-cli, which needs root",
+        supported=False,
+        instead="use `--nv`",
     ),
-    Option("rocm", group=INSIDE, help="AMD GPUs in %post", supported=False),
+    Option("rocm", group=INSIDE, help="AMD GPUs in %post, RUN and %test: devices, libraries and tools"),
+    Option(
+        "intel-hpu", keys=("INTEL_HPU",), group=INSIDE, help="Intel Gaudi devices in %post, RUN and %test"
+    ),
     AUTHFILE,
     DISABLE_CACHE,
     NO_HTTPS,
@@ -224,7 +231,20 @@ OPTIONS = (
 )
 
 _SHARED_WITH_REBUILD = {
-    *("build-arg", "build-arg-file", "bind", "mount", "authfile", "disable-cache", "no-https", "nohttps"),
+    *(
+        "build-arg",
+        "build-arg-file",
+        "bind",
+        "mount",
+        "data",
+        "nv",
+        "rocm",
+        "intel-hpu",
+        "authfile",
+        "disable-cache",
+        "no-https",
+        "nohttps",
+    ),
     *("docker-host", "docker-login", "docker-username", "docker-password", "tmpdir", "ignore-subuid"),
 }
 
@@ -253,6 +273,13 @@ COMMANDS = (
             ),
             Example("soliton build alpine.sif docker://alpine:3.20", "from a registry", "registry"),
             Example("soliton build --lock image.sif recipe.def", "note what went in", "recipe.def"),
+            Example(
+                "soliton build --data data.sqfs:/data image.sif recipe.def",
+                "a data image for the steps",
+                "data.sqfs",
+                "recipe.def",
+            ),
+            Example("soliton build --nv image.sif recipe.def", "GPUs for the steps", "recipe.def"),
         ),
     ),
     Command(
