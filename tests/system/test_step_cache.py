@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,53 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(soliton: Program, recipe:
     finally:
         (soliton.home / "cache").chmod(0o700)
     assert "results of steps are not kept" in err
+
+
+def test_builds_at_once_do_not_take_room_from_each_other(soliton: Program, recipe: Path) -> None:
+    """Every one of them makes room for others at its end, down to nothing."""
+    greedy = soliton.having(SOLITON_STEP_CACHE_SIZE="0")
+    for round in range(2):
+        builds = [
+            (greedy if number % 2 else soliton).start("build", f"{round}{number}.sif", "recipe.def")
+            for number in range(4)
+        ]
+        for build in builds:
+            _, err = build.communicate(timeout=240)
+            assert build.returncode == 0, err.decode()
+    images = {path.read_bytes() for path in soliton.cwd.glob("??.sif")}
+    assert len(images) == 1
+
+
+def test_a_damaged_result_is_made_again(soliton: Program, recipe: Path) -> None:
+    build(soliton)
+    first = digest(soliton)
+    layers = soliton.home / "cache/steps/layers"
+    for number, path in enumerate(sorted(layers.iterdir())):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(bytes(data) if number else b"")
+    (soliton.cwd / "image.sif").unlink()
+    err = build(soliton)
+    assert "is damaged, so the step is done again" in err
+    assert digest(soliton) == first
+    (soliton.cwd / "image.sif").unlink()
+    assert build(soliton).count("(cached)") == 4
+
+
+def test_a_cache_without_room_is_no_obstacle(soliton: Program, recipe: Path) -> None:
+    (soliton.cwd / "data.txt").write_bytes(random.Random(1).randbytes(3 << 20))
+    script = f'mkdir -p "{soliton.home}/cache" && mount -t tmpfs -o size=1m none "{soliton.home}/cache" && exec "$@"'
+    small = replace(soliton, wrapper=("unshare", "-Urm", "sh", "-c", script, "sh"))
+    err = small("build", "image.sif", "recipe.def").ok().err
+    assert "a result of a step is not kept: " in err and "Traceback" not in err
+    assert soliton("exec", "image.sif", "cat", "/opt/two").ok().out == "two\n"
+
+
+def test_a_cache_that_others_can_write_to_is_not_used(soliton: Program, recipe: Path) -> None:
+    build(soliton)
+    (soliton.home / "cache/steps/layers").chmod(0o777)
+    err = build(soliton, "--no-cache")
+    assert "(others can write to it); results of steps are not kept" in err
 
 
 def test_a_key_does_not_tell_secrets(soliton: Program, recipe: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -10,14 +11,17 @@ from pathlib import Path
 import pytest
 
 from soliton.build.definition import Section
-from soliton.build.step_cache import PARENT, StepCache, key_of, size_limit, veiled, why
+from soliton.build.step_cache import PARENT, RECENT, StepCache, key_of, size_limit, veiled, why
 from soliton.build.steps import split_post
 from soliton.errors import UsageError
+
+#: As large as `12345` is with what stands behind it.
+SEALED = b"12345" + b"soliton step a" + bytes(32)
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> StepCache:
-    cache = StepCache(str(tmp_path / "steps"), limit=10)
+    cache = StepCache(str(tmp_path / "steps"), limit=2 * len(SEALED))
     cache.prepare()
     return cache
 
@@ -25,9 +29,87 @@ def cache(tmp_path: Path) -> StepCache:
 def put(cache: StepCache, key: str, data: bytes, used: float) -> Path:
     with cache.new(key) as fd:
         os.write(fd, data)
+    cache.release()
     path = Path(cache.layers, key)
     os.utime(path, (used, used))
     return path
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    match how:
+        case "a flipped bit":
+            path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        case "zeros after a crash":
+            path.write_bytes(bytes(len(data)))
+        case "cut off":
+            path.write_bytes(data[:-1])
+        case "empty":
+            path.write_bytes(b"")
+        case "a link":
+            path.with_name("elsewhere").write_bytes(data)
+            path.symlink_to("elsewhere")
+        case "a pipe":
+            os.mkfifo(path)
+        case "a directory":
+            path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "how", ["a flipped bit", "zeros after a crash", "cut off", "empty", "a link", "a pipe", "a directory"]
+)
+def test_a_damaged_result_is_none(cache: StepCache, how: str) -> None:
+    path = put(cache, "a", b"12345", time.time())
+    assert cache.find("a") == str(path)
+    cache.release()
+    damage(path, how)
+    assert cache.find("a") is None
+
+
+def test_a_result_under_another_key_is_none(cache: StepCache) -> None:
+    path = put(cache, "a", b"12345", time.time())
+    path.rename(path.with_name("b"))
+    assert cache.find("b") is None and not path.with_name("b").exists()
+
+
+def test_what_is_being_written_stays_and_what_a_killed_build_left_goes(cache: StepCache) -> None:
+    leftover = Path(cache.layers, ".dead.partial-1")
+    leftover.write_bytes(b"x")
+    os.utime(leftover, (0, 0))
+    with cache.new("a") as fd:
+        os.write(fd, b"1" * 1000)
+        (partial,) = (path for path in Path(cache.layers).iterdir() if path != leftover)
+        os.utime(partial, (0, 0))
+        cache.trim()
+        assert not leftover.exists() and partial.exists()
+    # What has just been made is held until the build ends.
+    cache.trim()
+    assert Path(cache.path_of("a")).exists()
+    cache.release()
+    cache.trim()
+    assert not Path(cache.path_of("a")).exists()
+
+
+def test_where_nothing_can_be_locked_age_decides(cache: StepCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    young = put(cache, "a", b"1" * 1000, time.time() - 100)
+    old = put(cache, "b", b"1" * 1000, time.time() - 2 * RECENT)
+    assert cache.find("a") and cache.find("b")
+    os.utime(old, (0, 0))
+    cache.trim()
+    assert young.exists() and not old.exists()
+
+
+def test_a_directory_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
+    cache = StepCache(str(tmp_path / "steps"))
+    cache.prepare()
+    Path(cache.layers).chmod(0o777)
+    with pytest.raises(PermissionError, match="others can write"):
+        cache.prepare()
 
 
 def test_a_key_depends_on_every_ingredient_and_its_name() -> None:

@@ -399,8 +399,6 @@ def _step_cache(options: BuildOptions, environment: Mapping[str, str]) -> StepCa
     cache = StepCache(of_user().steps, limit, options.anew)
     try:
         cache.prepare()
-        if not os.access(cache.layers, os.W_OK | os.X_OK):
-            raise PermissionError
     except OSError as error:
         messages.warning(
             f"the cache `{cache.root}` cannot be used ({error.strerror or 'not writable'}); results of steps are not kept"

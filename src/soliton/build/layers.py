@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from soliton import core, messages
+from soliton import messages
 from soliton.build import bookkeeping, compression, plans, squashing, traces
 from soliton.build.job import Job, Layer, StageState
+from soliton.errors import TargetError
 from soliton.images import squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
 
@@ -58,9 +59,18 @@ def take(job: Job, state: StageState, path: str) -> None:
 def keep(job: Job, state: StageState, key: str) -> str:
     """What a step has written becomes a layer of the cache, and of the stage; the file it is in."""
     assert job.cache is not None and state.upper is not None
-    path = _freeze(job, [_written(job, state)], key, state.epoch, packing(job, state))
+    try:
+        path = _freeze(job, [_written(job, state)], key, state.epoch, packing(job, state))
+    except TargetError as error:
+        _not_kept(error)
+        return keep_aside(job, state)
     take(job, state, path)
     return path
+
+
+def _not_kept(error: TargetError) -> None:
+    """The cache is a help, not a condition."""
+    messages.warning(f"a result of a step is not kept: {error.why or error.what}")
 
 
 def keep_aside(job: Job, state: StageState) -> str:
@@ -114,7 +124,10 @@ def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
     }
     how = _settled(job.settings.packing, None)
     if job.cache is not None and key:
-        return _freeze(job, [whole], key, time, how)
+        try:
+            return _freeze(job, [whole], key, time, how)
+        except TargetError as error:
+            _not_kept(error)
     return _aside(job, f"{directory}.squashfs", whole, time, how)
 
 
@@ -161,9 +174,7 @@ def _freeze(job: Job, parts: list[Layer], key: str, time: int, how: compression.
     assert job.cache is not None
     with job.cache.new(key) as fd:
         _squash(job, parts, time, how, fd)
-    path = job.cache.hold(key)
-    if path is None:
-        raise core.CoreError("io", "a result has gone from the cache while it was made", {})
+    path = job.cache.path_of(key)
     messages.debug(f"kept as {path}")
     return path
 

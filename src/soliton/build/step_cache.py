@@ -8,18 +8,21 @@
     <cache>/steps/digests/NAME      digest of a file, as long as it is the same file
 
 A key is the digest of its ingredients, one of which is the key of the step before. Everything is written beside its
-name and renamed, so that any number of builds may share a cache; a layer in use is held by a shared lock, where the
-file system has locks, and by its age where it has not. Nothing here knows what a step is.
+name and renamed, so that any number of builds may share a cache; a layer in use, or being written, is held by a shared lock,
+where the file system has locks, and by its age where it has not. Behind a layer stand its key and a digest of both: one that a
+crash, a disk or somebody else has changed is made again. Nothing here knows what a step is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +33,7 @@ from soliton.errors import UsageError
 from soliton.images.target import explaining
 
 #: Changes when the same ingredients would give another result.
-VERSION = 1
+VERSION = 2
 #: How much is kept where SOLITON_STEP_CACHE_SIZE does not say otherwise, in bytes.
 DEFAULT_SIZE = 20 << 30
 #: A layer is not removed for want of room so soon after its last use, where locks cannot tell, in seconds.
@@ -39,6 +42,11 @@ RECENT = 86400.0
 RESTED = 2_000_000_000
 #: Files larger than this are worth remembering.
 WORTH_REMEMBERING = 1 << 20
+#: What is being written and has not been touched for so long is nobody's any more, in seconds.
+ABANDONED = 3600.0
+#: Behind a layer: this, its key, and the digest of everything before.
+_SEAL = b"soliton step "
+_DIGEST_SIZE = 32
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 #: (what it is, its value), in the order in which people should hear of a difference.
@@ -80,41 +88,63 @@ class StepCache:
         return os.path.join(self.root, "layers")
 
     def prepare(self) -> None:
-        """Makes the directories. Raises OSError."""
+        """Makes the directories. Raises OSError, also where somebody else could write to them."""
         for name in ("layers", "images", "recipes", "digests", "logs"):
-            os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
+            folder = os.path.join(self.root, name)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            status = os.stat(folder)
+            if status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "it belongs to somebody else", folder)
+            if status.st_mode & 0o022:
+                raise PermissionError(errno.EPERM, "others can write to it", folder)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it is not writable", folder)
 
     def find(self, key: str) -> str | None:
         """The file with a step's result, held until `release`; None if there is none, or everything is to be made anew."""
-        return None if self.anew else self.hold(key)
-
-    def hold(self, key: str) -> str | None:
-        """The same, whether or not everything is to be made anew."""
+        if self.anew:
+            return None
         path = os.path.join(self.layers, key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _share(fd)
         self._held.append(fd)
+        if not _is_sealed(fd, key):
+            messages.warning(f"the kept result {path} is damaged, so the step is done again")
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            return None
         with contextlib.suppress(OSError):
             os.utime(path)
         return path if os.path.exists(path) else None
 
     @contextlib.contextmanager
     def new(self, key: str) -> Iterator[int]:
-        """A file to write a step's result to; it gets its name if the block ends without an exception, and is held."""
+        """A file to write a step's result to; it gets its name if the block ends without an exception, and is held.
+
+        Raises TargetError where there is no room.
+        """
         partial = os.path.join(self.layers, f".{key[:16]}.partial-{secrets.token_hex(6)}")
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with explaining(partial):
+            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            # Held from the beginning: nobody who makes room takes it for a leftover.
+            _share(fd)
             with explaining(partial):
                 yield fd
-            os.rename(partial, os.path.join(self.layers, key))
+                _seal(fd, key)
+                os.rename(partial, os.path.join(self.layers, key))
+            self._held.append(os.dup(fd))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
             os.close(fd)
+
+    def path_of(self, key: str) -> str:
+        """Where the result is that has just been written by `new`."""
+        return os.path.join(self.layers, key)
 
     def release(self) -> None:
         """At the end of a build: its layers may go."""
@@ -122,13 +152,16 @@ class StepCache:
             os.close(self._held.pop())
 
     def trim(self) -> None:
-        """Removes what was used longest ago until everything together is not larger than the limit."""
+        """Removes what was used longest ago until everything together is not larger than the limit, and what killed builds left."""
         found = []
         with contextlib.suppress(OSError), os.scandir(self.layers) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     status = entry.stat(follow_symlinks=False)
-                    found.append((status.st_mtime, status.st_size, entry.path))
+                    if not entry.name.startswith("."):
+                        found.append((status.st_mtime, status.st_size, entry.path))
+                    elif time.time() - status.st_mtime > ABANDONED and _is_free(entry.path, status.st_mtime):
+                        os.unlink(entry.path)
         total = sum(size for _, size, _ in found)
         for used, size, path in sorted(found):
             if total <= self.limit:
@@ -245,6 +278,45 @@ PARENT = "the step before"
 def _identity(path: str) -> list[int]:
     status = os.stat(path)
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _share(fd: int) -> None:
+    """Locks a layer for as long as it is open, where the file system can."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _digest(fd: int, size: int, key: str) -> bytes:
+    found = hashlib.sha256()
+    at = 0
+    while at < size:
+        part = os.pread(fd, min(1 << 20, size - at), at)
+        if not part:
+            break
+        found.update(part)
+        at += len(part)
+    found.update(_SEAL + key.encode())
+    return found.digest()
+
+
+def _seal(fd: int, key: str) -> None:
+    size = os.fstat(fd).st_size
+    data = _SEAL + key.encode() + _digest(fd, size, key)
+    if os.pwrite(fd, data, size) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_sealed(fd: int, key: str) -> bool:
+    """Whether a layer is this user's, whole, and the one of its key."""
+    try:
+        status = os.fstat(fd)
+        length = len(_SEAL) + len(key) + _DIGEST_SIZE
+        size = status.st_size - length
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or size < 0:
+            return False
+        return os.pread(fd, length, size) == _SEAL + key.encode() + _digest(fd, size, key)
+    except OSError:
+        return False
 
 
 def _is_free(path: str, used: float) -> bool:
