@@ -40,6 +40,11 @@ def test_output_goes_through_and_the_last_lines_are_kept(capfd: pytest.CaptureFi
     assert err == "two\n"
 
 
+def test_a_line_of_one_stream_does_not_go_on_in_the_other() -> None:
+    ended = console.run(shell("printf open; sleep 0.2; echo two >&2; sleep 0.2; echo ed"))
+    assert sorted(ended.last_lines) == ["opened", "two"]
+
+
 def test_a_signal_is_a_status_as_shells_have_it() -> None:
     assert console.run(shell("kill -9 $$")).status == 137
 

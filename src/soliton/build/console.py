@@ -38,19 +38,20 @@ class Ended:
 
 
 class _Tail:
-    """The last lines of a stream of bytes, in bounded memory."""
+    """The last lines of streams of bytes, in bounded memory."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
-        self._open = b""
+        #: What each stream has begun: a line of one does not go on in another.
+        self._open: dict[int, bytes] = {}
 
-    def feed(self, data: bytes) -> None:
-        *lines, self._open = (self._open + data).split(b"\n")
+    def feed(self, stream: int, data: bytes) -> None:
+        *lines, begun = (self._open.get(stream, b"") + data).split(b"\n")
         self._lines.extend(line[:KEPT_BYTES] for line in lines[-KEPT_LINES:])
-        self._open = self._open[: KEPT_BYTES * 2]
+        self._open[stream] = begun[: KEPT_BYTES * 2]
 
     def lines(self) -> tuple[str, ...]:
-        kept = [*self._lines, self._open[:KEPT_BYTES]]
+        kept = [*self._lines, *(begun[:KEPT_BYTES] for begun in self._open.values())]
         # Of a line rewritten in place only the last state was to be seen.
         shown = (line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in kept)
         return tuple(line for line in shown if line)[-KEPT_LINES:]
@@ -129,7 +130,7 @@ def _pass_on(source: int, sink: int, tail: _Tail, watch: Watch, *, only_there: b
 
 
 def _show(data: bytes, sink: int, tail: _Tail) -> None:
-    tail.feed(data)
+    tail.feed(sink, data)
     view = memoryview(data)
     while view:
         try:
