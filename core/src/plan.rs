@@ -522,6 +522,8 @@ pub struct Plan {
     #[serde(default)]
     pub netns: Option<Text>,
     #[serde(default)]
+    pub outfitter: Vec<Text>,
+    #[serde(default)]
     pub copies: Vec<Copy>,
     #[serde(default)]
     pub mount_at: Option<Text>,

@@ -50,10 +50,12 @@ class UsageError(SolitonError):
 
 
 class NotSupported(SolitonError):
-    """A documented part of the contract that this version does not have."""
+    """A documented part of the contract that this version does not have. yet: it may have it one day."""
 
-    def __init__(self, what: str, *, why: str | None = None, remedy: str | None = None) -> None:
-        super().__init__(f"{what} is not supported yet", why=why, remedy=remedy)
+    def __init__(
+        self, what: str, *, why: str | None = None, remedy: str | None = None, yet: bool = True
+    ) -> None:
+        super().__init__(f"{what} is not supported{' yet' if yet else ''}", why=why, remedy=remedy)
 
 
 class ImageError(SolitonError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,96 @@ def test_a_specification_that_cannot_be_read_is_named(soliton: Program, busybox_
     result = soliton("exec", "--cdi-dirs", folder, "--device", "a/b=c", busybox_sif, "true")
     assert result.status == 255
     assert "broken.json` cannot be read" in result.err
+
+
+CONTAINER_CLI = """\
+#!{python}
+import ctypes, os, sys
+# What the real one takes, as far as anybody passes it.
+words = sys.argv[1:]
+flags = {{"--no-cgroups", "--compute", "--compat32", "--graphics", "--utility", "--video", "--display"}}
+texts = ("--device=", "--mig-config=", "--mig-monitor=", "--require=", "--ldconfig=@/")
+user = words[:1] == ["--user"]
+if user:
+    words = words[1:]
+if words[:1] != ["configure"] or not words[1:]:
+    sys.exit("nvidia-container-cli: usage error")
+*options, root = words[1:]
+for option in options:
+    if option not in flags and not option.startswith(texts):
+        sys.exit("nvidia-container-cli: unrecognized option: " + option)
+if "--device=broken" in options:
+    sys.exit("nvidia-container-cli: device error: broken: unknown device")
+if not root.startswith("/") or not os.path.isdir(root + "/usr"):
+    sys.exit("nvidia-container-cli: container error: no rootfs")
+if not user and os.getuid() != 0:
+    sys.exit("nvidia-container-cli: initialization error")
+if os.path.realpath("/proc/%d/ns/mnt" % os.getppid()) == "":
+    sys.exit("nvidia-container-cli: container error: no namespace")
+with open(root + "/etc/told", "w") as file:
+    print(*options, file=file)
+    print(*sorted(os.environ), os.getcwd(), file=file)
+smi = root + "/etc/smi"
+open(smi, "w").close()
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"{source}", smi.encode(), None, 4096, None):
+    sys.exit("nvidia-container-cli: mount error: " + os.strerror(ctypes.get_errno()))
+"""
+
+
+@pytest.fixture
+def with_tool(soliton: Program) -> Program:
+    """A program that takes what NVIDIA's takes, binds a file into the root, and notes what it was told."""
+    folder = soliton.cwd / "bin"
+    folder.mkdir()
+    source = soliton.cwd / "driver"
+    source.write_text("of the driver\n")
+    tool = folder / "nvidia-container-cli"
+    tool.write_text(CONTAINER_CLI.format(python=sys.executable, source=source))
+    tool.chmod(0o755)
+    return soliton.having(PATH=f"{folder}:{Path(soliton.name).parent}:{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+@pytest.mark.parametrize("option", ["--ipc", "--pid", "--fakeroot", "--contain", "--no-privs"])
+def test_nvidia_s_own_tool_sets_a_container_up(with_tool: Program, busybox_sif: Path, option: str) -> None:
+    asked = with_tool.having(
+        NVIDIA_VISIBLE_DEVICES="0,1",
+        NVIDIA_DRIVER_CAPABILITIES="compute,video",
+        NVIDIA_REQUIRE_CUDA="cuda>=9.0",
+        LD_PRELOAD="",
+    )
+    result = asked("exec", "--nvccli", option, busybox_sif, "cat", "/etc/smi", "/etc/told").ok()
+    assert result.err == "INFO:    Setting --writable-tmpfs (required by nvidia-container-cli)\n"
+    content, options, variables = result.out.splitlines()
+    assert content == "of the driver"
+    first = "--no-cgroups --device=0,1 --compute --video --require=cuda>=9.0 --ldconfig=@/"
+    assert options.startswith(first)
+    # Python adds the first; nothing else is the caller's or the image's.
+    assert variables.removeprefix("LC_CTYPE ") == "PATH /"
+
+
+def test_the_payload_has_none_of_the_tool_s_rights(with_tool: Program, busybox_sif: Path) -> None:
+    line = "grep -E '^Cap(Inh|Prm|Eff|Amb)' /proc/self/status"
+    result = with_tool("exec", "--nvccli", busybox_sif, "sh", "-c", line).ok()
+    assert [row.split()[1] for row in result.out.splitlines()] == ["0" * 16] * 4
+
+
+def test_a_site_may_use_nvidia_s_tool_for_everybody(with_tool: Program, busybox_sif: Path) -> None:
+    with_tool("config", "set", "--user", "use-nvidia-container-cli", "true").ok()
+    result = with_tool("exec", "--nv", busybox_sif, "cat", "/etc/told").ok()
+    assert "--device=all --compute --utility" in result.out
+    assert with_tool("exec", busybox_sif, "test", "-e", "/etc/told").status == 1
+
+
+def test_what_goes_wrong_with_nvidia_s_tool(with_tool: Program, soliton: Program, busybox_sif: Path) -> None:
+    result = soliton("exec", "--nvccli", busybox_sif, "true")
+    assert result.status == 255 and "which is not on this machine" in result.err
+    for variable, value, what in (
+        ("NVIDIA_VISIBLE_DEVICES", "broken", "device error: broken: unknown device"),
+        ("NVIDIA_DRIVER_CAPABILITIES", "flying", "`flying` in NVIDIA_DRIVER_CAPABILITIES is not known"),
+    ):
+        result = with_tool.having(**{variable: value})("exec", "--nvccli", busybox_sif, "echo", "started")
+        assert (result.status, result.out) == (255, "") and what in result.err
+        assert result.err.count("\n") <= 4
+    contained = with_tool("exec", "-c", "--nvccli", busybox_sif, "cat", "/etc/told").ok()
+    assert "--device" not in contained.out and "shows no GPU unless NVIDIA_VISIBLE_DEVICES" in contained.err

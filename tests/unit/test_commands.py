@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "allow-unsigned",
     "ignore-fakeroot-command",
     "no-nv",
+    "no-compat",
     "no-oci",
     "no-rocm",
     "no-tmp-sandbox",

@@ -168,7 +168,7 @@ def test_a_variable_that_is_no_truth_value_is_fatal() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["--fusemount x", "--nvccli"],
+    ["--keep-layers", "--proot x", "--ignore-userns"],
 )
 def test_what_is_not_built_is_refused(words: str) -> None:
     with pytest.raises(NotSupported):

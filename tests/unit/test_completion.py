@@ -38,7 +38,7 @@ def completed(*words: str) -> str:
         (("soliton", "exec", "--bind", "=", "/a", ":", "/b", "--no-ho"), "--no-home"),
         (("soliton", "exec", "--bind", ""), ""),
         (("soliton", "exec", "image.sif", "--contain"), ""),
-        (("soliton", "exec", "--nvc"), ""),
+        (("soliton", "instance", "start", "--dmtcp"), ""),
         (("soliton", "sif", "list", "--"), "--help"),
     ],
 )
@@ -51,4 +51,4 @@ def test_every_shell_has_a_script_for_the_name_of_the_call() -> None:
         assert "apptainer" in script
         assert "soliton" not in script
         assert "containall" in script
-        assert "nvccli" not in script
+        assert "dmtcp" not in script

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soliton.api import config as api
-from soliton.errors import ImageError, LaunchError, NotSupported, SolitonError
+from soliton.errors import ImageError, LaunchError, SolitonError
 from soliton.images.detect import Image
 from soliton.launch.plan import Bind, Dev, ReadOnlySurface
 from soliton.launch.policy import require_image
@@ -172,7 +172,6 @@ def test_binds_of_a_user_s_file_are_binds_of_the_user_s_choice(tmp_path: Path, t
         ('bind-path = "/x"', '`bind-path` in `FILE:1` has the value "/x"|expected a list of texts in brackets'),
         ('bind-path = ["x"]', '`bind-path` in `FILE:1` has the value ["x"]|`x` is not /SRC, /SRC:/DST or /SRC:/DST:ro'),
         ("# a\n[site]\nproc = true", "`site` in `FILE:2` is not a directive|`soliton config show` lists all there are"),
-        ("use-nvidia-container-cli = true", "`use-nvidia-container-cli` in `FILE:1` is not supported yet|take the line away"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_an_error_with_its_line(text: str, message: str, tmp_path: Path) -> None:
@@ -306,8 +305,6 @@ def test_a_value_that_makes_no_sense_is_not_written(name: str, words: list[str],
         api.changed(place, api.find(name), words)
     with pytest.raises(SolitonError, match="not for a user to say"):
         api.changed(place, api.find("allow-pid-ns"), ["no"])
-    with pytest.raises(NotSupported):
-        api.changed(place, api.find("use-nvidia-container-cli"), ["yes"])
 
 
 PEER = """\
@@ -331,14 +328,66 @@ def test_a_peer_s_configuration_is_taken_over(tmp_path: Path) -> None:
         "mount-home": False,
         "bind-path": ["/etc/localtime", "/data", "/sw:/opt/sw"],
         "sessiondir-max-size": 128,
+        "use-nvidia-container-cli": True,
         "limit-container-owners": ["root", "ada"],
     }
     assert "allow setuid = yes  -- left out: it is about a setuid program" in text
     assert warnings == [
-        "`use nvidia-container-cli` in a.conf:10 is not supported yet and left out",
         "`made up` in a.conf:11 is not known and left out",
     ]
     settings.checked(Place("machine", "FILE"), text)
+
+
+#: What both peers ship: `directive = value` as there, each behind comments; lists as lines of their own.
+SHIPPED = """
+allow setuid = yes|allow ipc ns = yes|allow pid ns = yes|allow user ns = yes|allow uts ns = yes|config passwd = yes
+config group = yes|config resolv_conf = yes|mount proc = yes|mount sys = yes|mount dev = yes|mount devpts = yes
+mount home = yes|mount tmp = yes|mount hostfs = no|bind path = /etc/localtime|bind path = /etc/hosts
+user bind control = yes|enable fusemount = yes|enable underlay = yes|mount slave = yes|sessiondir max size = 64
+max loop devices = 256|#limit container owners = gmk, singularity, nobody|#limit container groups = group1, nobody
+#limit container paths = /scratch, /tmp, /global|allow container sif = yes|allow container encrypted = yes
+allow container squashfs = yes|allow container extfs = yes|allow container dir = yes|#allow net users = gmk, singularity
+#allow net groups = group1|#allow net networks = bridge|#allow netns paths = /var/run/netns/my_network
+always use nv = no|use nvidia-container-cli = no|always use rocm = no|root default capabilities = full
+memory fs type = tmpfs|#cni configuration path =|#cni plugin path =|mksquashfs procs = 0|# mksquashfs mem = 1G
+shared loop devices = no|download concurrency = 3|download part size = 5242880|download buffer size = 32768
+systemd cgroups = yes
+"""
+SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHIPPED_BY = {
+    "Apptainer": f"""
+enable overlay = yes|allow setuid-mount encrypted = yes|allow setuid-mount squashfs = iflimited
+allow setuid-mount extfs = no|sync writable extfs = no|binary path = $PATH:{SEARCHED}|# suidbinary path =|# image driver =
+apptheus communication socket path = /run/apptheus/gateway.sock|allow monitoring = no
+""",
+    "SingularityCE": f"""
+enable overlay = try|allow kernel squashfs = yes|allow kernel extfs = yes|# cryptsetup path =|# go path =
+# ldconfig path =|# mksquashfs path =|# unsquashfs path =|# nvidia-container-cli path =|sif fuse = no|oci mode = no
+tmp sandbox = yes|root search path = {SEARCHED}|user search path = $PATH:{SEARCHED}
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "differs"), [("Apptainer", {}), ("SingularityCE", {"enable-overlay": "try"})]
+)
+def test_the_files_that_the_peers_ship_are_taken_over_whole(name: str, differs: dict[str, Any]) -> None:
+    lines = (SHIPPED + SHIPPED_BY[name]).replace("|", "\n").splitlines()
+    whole = "\n".join(
+        f"# {line.partition('=')[0].upper()}: [BOOL]\n# DEFAULT: see above\n{line}\n"
+        for line in lines
+        if line
+    )
+    text, warnings = peer.converted(whole, "a.conf")
+    assert (tomllib.loads(text), warnings) == (differs, [])
+
+
+def test_root_s_capabilities_of_a_file_become_none() -> None:
+    text, warnings = peer.converted("root default capabilities = file\n", "a.conf")
+    assert tomllib.loads(text) == {"bind-path": [], "root-default-capabilities": "no"}
+    assert warnings == [
+        "`root default capabilities = file` in a.conf:1: capability.json is not read, it becomes `no`"
+    ]
 
 
 def test_a_peer_s_file_without_binds_binds_nothing() -> None:

@@ -14,6 +14,7 @@ from soliton.api.devices import furnished
 from soliton.cli.action import request_of
 from soliton.cli.parser import parse
 from soliton.errors import SolitonError
+from soliton.launch import nvidia
 from soliton.launch.cdi import edits
 from soliton.launch.plan import Bind
 from soliton.site import drivers, elf
@@ -90,6 +91,26 @@ def test_a_file_that_is_no_library_tells_nothing(tmp_path: Path) -> None:
     assert elf.read(str(tmp_path / "x")) is None
     assert elf.read(str(tmp_path / "missing")) is None
     assert elf.read(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({}, "--compute --utility"),
+        ({"NVIDIA_DRIVER_CAPABILITIES": "video, graphics"}, "--video --graphics"),
+        (
+            {"NVIDIA_DRIVER_CAPABILITIES": "all"},
+            "--compute --compat32 --graphics --utility --video --display",
+        ),
+        ({"NVIDIA_MIG_CONFIG_DEVICES": "all"}, "--mig-config=all --compute --utility"),
+        ({"NVIDIA_MIG_MONITOR_DEVICES": "0"}, "--mig-monitor=0 --compute --utility"),
+        ({"NVIDIA_REQUIRE_B": "b", "NVIDIA_REQUIRE_A": "a"}, "--compute --utility --require=a --require=b"),
+        ({"NVIDIA_REQUIRE_A": "a", "NVIDIA_DISABLE_REQUIRE": "1"}, "--compute --utility"),
+    ],
+)
+def test_variables_that_nvidia_s_tool_gets_as_options(variables: dict[str, str], options: str) -> None:
+    assert nvidia.flags(variables, "0") == ("--no-cgroups", "--device=0", *options.split())
+    assert nvidia.flags(variables, "") == ("--no-cgroups", *options.split())
 
 
 @pytest.mark.parametrize(

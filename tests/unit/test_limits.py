@@ -8,6 +8,7 @@ import pytest
 
 from soliton.errors import SolitonError
 from soliton.launch.limits import Asked, compile_limits, cpu_weight, io_weight, size
+from soliton.site import cgroups
 
 
 def written(**asked: Any) -> list[tuple[str, str]]:
@@ -169,3 +170,19 @@ def test_the_peers_file() -> None:
 def test_a_file_that_makes_no_sense(text: str, words: str) -> None:
     with pytest.raises(SolitonError, match=words):
         written(file=text)
+
+
+def test_a_site_may_keep_systemd_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cgroups, "look", lambda: cgroups.Here("/nowhere", "/"))
+    monkeypatch.setattr(cgroups, "_scope", lambda name: bool(asked.append(name)))
+    monkeypatch.setattr(cgroups, "_of_version_1", set)
+    for variable in cgroups._JOBS:
+        monkeypatch.delenv(variable, raising=False)
+    settings = compile_limits(Asked(memory="1G"), processors=1, devices={})
+    with pytest.raises(SolitonError):
+        cgroups.enter(settings, "one")
+    assert asked == ["one"]
+    with pytest.raises(SolitonError, match="`systemd-cgroups = false`"):
+        cgroups.enter(settings, "two", by_systemd=False)
+    assert asked == ["one"]

@@ -84,6 +84,16 @@ pub fn keep(wanted: &Capabilities) -> Result<(), Failure> {
     }
 }
 
+/// A program that is not root's keeps the capabilities of its user namespace only if it is told so.
+pub fn pass_on() -> Result<(), Errno> {
+    let own = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { inheritable: own.permitted, ..own })?;
+    for one in each().filter(|one| own.permitted.contains(*one)) {
+        configure_capability_in_ambient_set(one, true)?;
+    }
+    Ok(())
+}
+
 fn each() -> impl Iterator<Item = CapabilitySet> {
     (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number))
 }

@@ -20,6 +20,7 @@ mod locale;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+mod outfit;
 pub mod probe;
 pub mod process;
 mod recorder;
@@ -134,10 +135,11 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
     };
     let copies = copies.find()?;
     let place = root::place(plan)?;
-    let session = session::Session::start()?;
+    let session = session::Session::start_but(if plan.outfitter.is_empty() { &[] } else { outfit::NEEDED })?;
     let root = root::assemble(opened, plan, &missing, &session)?;
     mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
     copies.carry_out(root.as_fd())?;
+    outfit::outfit(plan, &session.path("root"))?;
     match place {
         None => root::enter(root.as_fd())?,
         // The host's own root stays.

@@ -21,10 +21,11 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, getpid, pidfd_open};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags, capabilities,
-    configure_capability_in_ambient_set, move_into_link_name_space, set_capabilities,
+    CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
+    set_capabilities,
 };
 
+use super::capabilities;
 use super::failure::{Context, Failure};
 use super::kernel::{self, Forked};
 use crate::plan::{Helper, Identity, Ready};
@@ -311,19 +312,7 @@ fn become_helper(helper: &Helper, go: OwnedFd, ready: &OwnedFd, complaint: &Owne
     drop(go);
     let _ = rustix::stdio::dup2_stderr(complaint);
     kernel::move_descriptor(ready.as_fd(), READY);
-    // A program that is not root's keeps the capabilities of its user namespace only if it is told so.
-    let raised = capabilities(None).and_then(|own| {
-        let sets = CapabilitySets { inheritable: own.permitted, ..own };
-        set_capabilities(None, sets)?;
-        for number in 0..64 {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            if own.permitted.contains(one) {
-                configure_capability_in_ambient_set(one, true)?;
-            }
-        }
-        Ok(())
-    });
-    if let Err(errno) = raised {
+    if let Err(errno) = capabilities::pass_on() {
         return errno;
     }
     for signal in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {

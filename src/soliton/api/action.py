@@ -176,7 +176,7 @@ def _network(request: ActionRequest, host: hosts.Host) -> Network | None:
 
 def asks_for_devices(request: ActionRequest, config: Config) -> bool:
     return bool(
-        ((request.nv or config.always_use_nv) and not request.no_nv)
+        ((request.nv or request.nvccli or config.always_use_nv) and not request.no_nv)
         or ((request.rocm or config.always_use_rocm) and not request.no_rocm)
         or request.intel_hpu
         or request.device

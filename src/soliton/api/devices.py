@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from soliton import core, messages
 from soliton.errors import SolitonError
+from soliton.launch import nvidia
 from soliton.launch.cdi import edits
 from soliton.launch.plan import Bind, Plan, Root
 from soliton.record import replace
 from soliton.site import drivers, elf
+from soliton.site.host import program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +43,20 @@ def furnished(plan: Plan, request: ActionRequest, config: Config, environment: M
     mounts: list[Bind] = []
     libraries: list[tuple[str, str]] = []
     for asked, always, never, flag, name in (
-        (request.nv, config.always_use_nv, request.no_nv, "nv", "nvliblist.conf"),
+        (settled.nv, config.always_use_nv, request.no_nv, "nv", "nvliblist.conf"),
         (request.rocm, config.always_use_rocm, request.no_rocm, "rocm", "rocmliblist.conf"),
     ):
         if never or not (asked or always):
+            continue
+        if flag == "nv" and (request.nvccli or config.use_nvidia_container_cli):
+            plan = nvidia.by_container_cli(
+                plan,
+                settled,
+                config,
+                environment,
+                tool=program("nvidia-container-cli"),
+                ldconfig=program("ldconfig"),
+            )
             continue
         driver = drivers.find(name)
         if not driver:

@@ -8,6 +8,7 @@ import stat
 from soliton.errors import SolitonError
 from soliton.launch.limits import Asked, compile_limits
 from soliton.site import cgroups
+from soliton.site import config as configuration
 
 
 def enter(asked: Asked, name: str) -> str | None:
@@ -18,7 +19,8 @@ def enter(asked: Asked, name: str) -> str | None:
     settings = compile_limits(
         asked, processors=os.cpu_count() or 1, devices=_numbers(asked.blkio_weight_device)
     )
-    return cgroups.enter(settings, name) if settings else None
+    by_systemd = configuration.current().config.systemd_cgroups
+    return cgroups.enter(settings, name, by_systemd=by_systemd) if settings else None
 
 
 def _numbers(words: tuple[str, ...]) -> dict[str, str]:

@@ -93,6 +93,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         keep_privs=flag("keep-privs"),
         security=words("security"),
         nv=flag("nv"),
+        nvccli=flag("nvccli"),
         no_nv=flag("no-nv"),
         no_rocm=flag("no-rocm"),
         rocm=flag("rocm"),

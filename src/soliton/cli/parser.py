@@ -85,7 +85,9 @@ def parse(program: str, words: Sequence[str], environment: Mapping[str, str]) ->
     count_positionals(command, path, rest)
     options, origins = settle(command.options, occurrences, environment, program, notices)
     if command.handler is None:
-        raise NotSupported(f"`{program} {' '.join(path)}`", remedy=command.instead)
+        raise NotSupported(
+            f"`{program} {' '.join(path)}`", remedy=command.instead, yet=command.instead is None
+        )
     refuse_unbuilt_options(command.options, options, origins)
     return Invocation(
         program,
@@ -283,7 +285,7 @@ def refuse_unbuilt_options(
             continue
         origin = origins[option.name][0]
         named = f"`--{option.name}`" if origin[0] == "-" else f"`--{option.name}` (from `{origin}`)"
-        raise NotSupported(named, remedy=option.instead)
+        raise NotSupported(named, remedy=option.instead, yet=option.instead is None)
 
 
 def hint(name: str, options: Sequence[Option], path: tuple[str, ...]) -> str | None:

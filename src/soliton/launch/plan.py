@@ -374,6 +374,7 @@ class Plan:
     mounts are carried out in order. `mount_at`: the assembled root appears at this existing directory of the
     host, whose own root stays `/`: for steps of a build that run outside the container (`%setup`).
     helper: connects a network namespace of the container's own. netns: an existing one that is joined.
+    outfitter: argv of a program of the host that adds to the root before it is entered; the word ROOT stands for its path.
     sharing: None mounts the image for this container alone.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
     level: the least important messages that the core tells, a number of `soliton.messages`.
@@ -388,6 +389,7 @@ class Plan:
     hostname: str | None = None
     helper: Helper | None = None
     netns: str | None = None
+    outfitter: tuple[str, ...] = ()
     copies: tuple[Copy, ...] = ()
     mount_at: str | None = None
     name: str = ""

@@ -68,6 +68,7 @@ class ActionRequest:
     keep_privs: bool = False
     security: tuple[str, ...] = ()
     nv: bool = False
+    nvccli: bool = False
     no_nv: bool = False
     no_rocm: bool = False
     rocm: bool = False
@@ -102,6 +103,8 @@ class ActionRequest:
             request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:
             request = replace(request, pid=False)
+        if request.nvccli:
+            request = replace(request, nv=True)
         if request.network or request.network_args:
             request = replace(request, net=True)
         if request.hostname:

@@ -71,10 +71,10 @@ def look(pid: int | str = "self") -> Here:
     return Here(mount, path)
 
 
-def enter(settings: Sequence[Setting], name: str) -> str:
+def enter(settings: Sequence[Setting], name: str, *, by_systemd: bool = True) -> str:
     """Moves this process into a new group with these limits. Returns its path in the tree.
 
-    name: for people who look at the tree. Raises SolitonError if that cannot be had; then nothing has changed.
+    name: for people who look at the tree. by_systemd: whether the user's systemd may be asked. Raises SolitonError if that cannot be had; then nothing has changed.
     """
     wanted = sorted({setting.controller for setting in settings})
     here = look()
@@ -84,7 +84,7 @@ def enter(settings: Sequence[Setting], name: str) -> str:
         if made is not None:
             _fill(made, settings)
             return made[len(here.mount) :]
-    if not any(os.environ.get(variable) for variable in _JOBS) and _scope(name):
+    if by_systemd and not any(os.environ.get(variable) for variable in _JOBS) and _scope(name):
         here = look()
         folder = here.folder()
         inner = os.path.join(folder, "container")
@@ -104,7 +104,8 @@ def enter(settings: Sequence[Setting], name: str) -> str:
         )
     raise SolitonError(
         what,
-        why=refusals[0] if refusals else "no part of the tree of control groups is delegated to you",
+        why=(refusals[0] if refusals else "no part of the tree of control groups is delegated to you")
+        + ("" if by_systemd else ", and the configuration has `systemd-cgroups = false`"),
         remedy=f"ask the administrator to delegate the controllers {', '.join(wanted)} to users (systemd: `Delegate=` of user@.service)",
     )
 

@@ -221,7 +221,10 @@ DIRECTIVES = (
     _peers("download-concurrency", "count", TRANSFER, "layers of an image that are fetched at the same time"),
     _peers("mksquashfs-procs", "count", TRANSFER, "processors that write an image, 0 for all"),
     _peers(
-        "systemd-cgroups", "flag", DEVICES, "ask systemd for a control group of the user's own", built=False
+        "systemd-cgroups",
+        "flag",
+        DEVICES,
+        "ask the user's systemd for a control group where a limit needs one; else only what is delegated is used",
     ),
     _peers("always-use-nv", "flag", DEVICES, "--nv for everybody"),
     _peers("always-use-rocm", "flag", DEVICES, "--rocm for everybody"),
@@ -231,7 +234,6 @@ DIRECTIVES = (
         DEVICES,
         "--nvccli where --nv is given",
         peer="use nvidia-container-cli",
-        built=False,
     ),
     _policy("user-bind-control", "flag", "binds of the user's choice, and the working directory"),
     _policy("enable-fusemount", "flag", "--fusemount", built=False),
@@ -278,6 +280,8 @@ WITHOUT_MEANING = {
     "mksquashfs mem": "the memory of writing is bounded anyway",
     "mksquashfs path": "images are written by soliton itself",
     "unsquashfs path": "images are read by soliton itself",
+    "suidbinary path": _SETUID,
+    "sync writable extfs": "what was committed to an ext3 image is always on disk",
     "download part size": "each layer comes in one stream, which is resumed if it breaks off",
     "download buffer size": "each layer comes in one stream, which is resumed if it breaks off",
     "apptheus communication socket path": "there is no monitoring by Apptheus",

@@ -47,6 +47,12 @@ def converted(text: str, shown: str) -> tuple[str, list[str]]:
         number, words = given.pop(directive.peer, (0, []))
         if not words and directive.name != "bind-path":
             continue
+        if directive.name == "root-default-capabilities" and words == ["file"]:
+            # Who reads no such file gives root nothing rather than everything.
+            warnings.append(
+                f"`{directive.peer} = file` in {shown}:{number}: capability.json is not read, it becomes `no`"
+            )
+            words = ["no"]
         value = of_peer(directive, words, f"{shown}:{number}")
         if not directive.built:
             if directive.read(value) != value_of(DEFAULTS, directive):

@@ -164,7 +164,16 @@ def _netns(call: str, number: int, named: str, reason: str, detail: str) -> Laun
     return LaunchError(f"the network namespace {named} cannot be joined", why=detail or reason)
 
 
+def _outfit(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    return LaunchError(
+        f"{named} could not set up the container",
+        why=": ".join(part for part in (call, detail or reason) if part),
+        remedy="`--nv` without `--nvccli` needs no such program",
+    )
+
+
 _RULES = {
+    "outfit": _outfit,
     "network": _network,
     "netns": _netns,
     "userns": _userns,

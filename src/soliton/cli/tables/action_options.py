@@ -289,7 +289,7 @@ _WRITING = (
         keys=("UNDERLAY",),
         hidden=True,
         group=WRITING,
-        deprecated="nothing: it is chosen by itself",
+        deprecated="nothing instead: what fits is chosen by itself",
         help="make missing mount points by binds rather than an overlay",
     ),
 )
@@ -300,9 +300,7 @@ _DEVICES = (
         "nvccli",
         keys=("NVCCLI",),
         group=DEVICES,
-        help="NVIDIA GPUs by nvidia-container-cli, which needs root",
-        supported=False,
-        instead="use `--nv`, or `--device nvidia.com/gpu=all` where the machine has a CDI specification",
+        help="NVIDIA GPUs as NVIDIA's own tool sets them up, nvidia-container-cli; implies --nv and --writable-tmpfs",
     ),
     Option("rocm", keys=("ROCM",), group=DEVICES, help="AMD GPUs: devices, libraries and tools"),
     Option("intel-hpu", keys=("INTEL_HPU",), group=DEVICES, help="Intel Gaudi devices"),
@@ -522,9 +520,7 @@ _OTHERS = (
         "no-compat",
         hidden=True,
         group=OTHERS,
-        help="native behaviour in OCI mode",
-        supported=False,
-        instead="leave it out: native behaviour is the only one",
+        help="accepted: native behaviour is what there is without --compat",
     ),
     Option(
         "data",
@@ -602,7 +598,14 @@ RUNSCRIPT_TIMEOUT = Option(
 )
 
 BACKGROUND = (
-    Option("boot", keys=("BOOT",), group=INSTANCES, help="start the image's /sbin/init", supported=False),
+    Option(
+        "boot",
+        keys=("BOOT",),
+        group=INSTANCES,
+        help="start the image's /sbin/init, as root",
+        supported=False,
+        instead="it is for root and images made to boot; services are started by a startscript, or by `exec instance://NAME`",
+    ),
     Option(
         "pid-file",
         None,

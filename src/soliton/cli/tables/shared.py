@@ -121,6 +121,7 @@ IGNORE = (
         hidden=True,
         group=TESTING,
         supported=False,
+        instead="leave it out: without user namespaces only root can run containers",
         help="behave as if there were no user namespaces",
     ),
     Option(
