@@ -52,3 +52,13 @@ def test_links_between_documents_lead_somewhere() -> None:
         for part in document.read_text(encoding="utf-8").split("](")[1:]:
             target = part.partition(")")[0]
             assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_chapter_on_building_knows_every_option_of_a_build() -> None:
+    (build,) = (command for path, command in commands.walk() if path == ("build",))
+    chapter = (ROOT / "docs/guide/building.md").read_text(encoding="utf-8")
+    elsewhere = {"docker-username", "docker-password", "library", "passphrase", "pem-path"}
+    missing = [
+        option.name for option in build.options if not option.hidden and f"--{option.name}" not in chapter
+    ]
+    assert set(missing) <= elsewhere, missing
