@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.root.test_ownership import kernel_mount
+from tests.root.test_ownership import kernel_mount, partition
+from tests.system import repositories
 from tests.system.program import Program
+from tests.tree import read_tree
+from tests.zoo import zoo
 
 RECIPE = """\
 Bootstrap: busybox
@@ -73,3 +76,46 @@ def test_podman_s_storage_takes_it_over_from_skopeo(built: Path, tmp_path: Path)
     assert run(*inside, "cat", "/srv/app/data") == "data"
     assert run(*inside, "/srv/../.singularity.d/runscript") == "data"
     assert run(*inside, "stat", "-c", "%u:%g %a", "/srv/app/data", "/opt/su") == "33:44 644\n0:50 4750"
+
+
+#: A recipe of every kind; `{rpms}` and `{arch}` are repositories, `zoo` an OCI layout with whatever a tar can hold.
+KINDS = {
+    "image": "Bootstrap: localimage\nFrom: first.sif\n%post\n  rm -r /srv/app; echo new > /srv/new; chown 7:8 /srv/new\n",
+    "layout": "Bootstrap: oci\nFrom: zoo\n%labels\n  A b\n",
+    "scratch": "Bootstrap: scratch\n%files\n  recipe /recipe\n",
+    "dnf": "Bootstrap: dnf\nMirrorURL: {rpms}\nInclude: tool\n",
+    "arch": "Bootstrap: arch\nConfURL: {arch}/pacman.conf\nInclude: tool\n%post\n  rm /opt/tool/su\n",
+    "Dockerfile": "FROM ./first.sif AS one\nRUN rm /opt/su && chown -R 9:9 /opt\nFROM scratch\nCOPY --from=one --chown=5:6 / /all/\nENV A=b\n",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_reader_sees_the_same_of_every_kind_of_image(
+    built: Path, soliton: Program, tmp_path: Path, kind: str
+) -> None:
+    built.rename(soliton.cwd / "first.sif")
+    zoo(soliton.cwd / "zoo")
+    text = KINDS[kind].format(
+        rpms=repositories.shared("rpm", repositories.rpm_repository) / "repository-9",
+        arch=repositories.shared("arch", repositories.arch_repository) / "repository",
+    )
+    name = "Dockerfile" if kind == "Dockerfile" else "recipe"
+    (soliton.cwd / name).write_text(text)
+    soliton("build", "image.sif", name).ok()
+    image = soliton.cwd / "image.sif"
+    offset, _ = partition(image)
+    unpacked = tmp_path / "unpacked"
+    subprocess.run(
+        ["unsquashfs", "-q", "-o", str(offset), "-d", unpacked, image], check=True, capture_output=True
+    )
+    with kernel_mount(image, tmp_path / "kernel") as mounted:
+        seen = read_tree(mounted)
+        assert len(seen) > 10
+        assert read_tree(unpacked) == seen
+    # What skopeo makes of it, umoci unpacks.
+    layout = f"{tmp_path}/layout:latest"
+    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"sif:{image}", f"oci:{layout}"], check=True)
+    subprocess.run(
+        ["umoci", "unpack", "--image", layout, tmp_path / "bundle"], check=True, capture_output=True
+    )
+    assert set(seen) <= set(read_tree(tmp_path / "bundle/rootfs"))
