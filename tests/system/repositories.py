@@ -58,8 +58,7 @@ def shared(name: str, make: Callable[[Path, Path], None]) -> Path:
             make(Path(work), partial)
             for path in partial.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
-            conf = partial / "repository/pacman.conf"
-            if conf.exists():
+            for conf in partial.glob("repository/*.conf"):
                 conf.write_text(conf.read_text().replace(str(partial), str(place)))
             partial.chmod(0o755)
             with contextlib.suppress(OSError):  # somebody else was faster
@@ -109,15 +108,25 @@ def rpm_repository(work: Path, target: Path) -> None:
 
 def _sign(file: Path, keys: Path) -> None:
     """What zypper insists on: a signature, and the key beside it."""
-    keys.mkdir(mode=0o700)
-
-    def gpg(*arguments: str | Path) -> None:
-        command = ["gpg", "--homedir", keys, "--batch", "--quiet", "--passphrase", "", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
-
-    gpg("--quick-generate-key", "test@localhost", "rsa2048", "sign", "never")
+    gpg = new_key(keys)
     gpg("--armor", "--detach-sign", "--output", f"{file}.asc", file)
     gpg("--armor", "--output", f"{file}.key", "--export")
+    end_agents(keys)
+
+
+def new_key(keys: Path) -> Callable[..., str]:
+    """gpg with a key of its own in a new directory."""
+    keys.mkdir(mode=0o700)
+
+    def gpg(*arguments: str | Path) -> str:
+        command = ["gpg", "--homedir", keys, "--batch", "--quiet", "--passphrase", "", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    gpg("--quick-generate-key", "test@localhost", "rsa2048", "sign", "never")
+    return gpg
+
+
+def end_agents(keys: Path) -> None:
     subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False, capture_output=True)
 
 
@@ -155,6 +164,7 @@ def arch_repository(work: Path, target: Path) -> None:
             ("etc/os-release", "f", b"ID=test\n", 0o644, 0),
         ],
     )  # fmt: skip
+    _arch(directory, "unsigned", files=[("opt", "d", b"", 0o755, 0)])
     _arch(
         directory, "tool", script=f"post_install() {{\n  {SCRIPT}\n}}\n",
         files=[
@@ -165,12 +175,24 @@ def arch_repository(work: Path, target: Path) -> None:
         ],
     )  # fmt: skip
     packages = sorted(directory.glob("*.pkg.tar"))
+    # A signature of every package but one, and the keyring of a distribution.
+    keys = work / "keys"
+    gpg = new_key(keys)
+    for package in packages:
+        if not package.name.startswith("unsigned-"):
+            gpg("--detach-sign", "--output", f"{package}.sig", package)
+    (target / "keyrings").mkdir()
+    gpg("--output", target / "keyrings/test.gpg", "--export")
+    fingerprint = gpg("--with-colons", "--list-keys").partition("\nfpr:")[2].strip(":").partition(":")[0]
+    (target / "keyrings/test-trusted").write_text(f"{fingerprint}:4:\n")
+    end_agents(keys)
     subprocess.run(
         ["repo-add", "-q", directory / "test.db.tar.gz", *packages], check=True, capture_output=True
     )
-    (directory / "pacman.conf").write_text(
-        f"[options]\nArchitecture = auto\nSigLevel = Never\n[test]\nServer = file://{directory}\n"
-    )
+    for name, level in (("pacman.conf", "Never"), ("signed.conf", "Required DatabaseOptional")):
+        (directory / name).write_text(
+            f"[options]\nArchitecture = auto\nSigLevel = {level}\n[test]\nServer = file://{directory}\n"
+        )
 
 
 def _arch(

@@ -58,6 +58,33 @@ def test_a_system_of_pacman_packages(soliton: Program, arch: Path) -> None:
     assert any(path.startswith("/var/lib/pacman/local/tool-1.0-1/") for path in files)
 
 
+@pytest.mark.parametrize("by", ["the keyring of a distribution", "a key of the caller's"])
+def test_signatures_of_pacman_packages_are_checked(soliton: Program, arch: Path, by: str) -> None:
+    keyrings = arch.parent / "keyrings"
+    there = keyrings if by == "the keyring of a distribution" else keyrings.parent / "repository"
+    script = f'mount --bind "{there}" /usr/share/keyrings && exec "$@"'
+    machine = Program(
+        home=soliton.home,
+        cwd=soliton.cwd,
+        wrapper=("unshare", "-Urm", "sh", "-c", script, "sh"),
+        name=soliton.name,
+    )
+    trusting = machine if there == keyrings else machine.having(GPG=f"{keyrings}/test.gpg")
+    recipe = f"Bootstrap: arch\nConfURL: {arch}/signed.conf\nInclude: tool\n"
+    write(soliton, recipe)
+    trusting("build", "image.sif", "recipe.def").ok()
+    assert listing(soliton, "image.sif")["/opt/tool/data"] == ("-rw-r-----", "33/44")
+    # Nobody's signature, and a signature of nobody that is trusted.
+    write(soliton, recipe.replace("tool", "unsigned"))
+    message = fatal(trusting("build", "--force", "image.sif", "recipe.def"))
+    assert "`pacman` failed" in message
+    if trusting is not machine:
+        write(soliton, recipe)
+        assert "`pacman` failed" in fatal(machine("build", "--force", "image.sif", "recipe.def"))
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in running.splitlines() if "gpg-agent" in line and str(soliton.home) in line]
+
+
 @pytest.mark.parametrize("agent", ["dnf", "zypper", "arch"])
 def test_a_package_that_is_not_there_ends_the_build(
     soliton: Program, rpms: Path, arch: Path, agent: str

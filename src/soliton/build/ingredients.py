@@ -47,7 +47,8 @@ def of_making(job: Job, header: Header) -> Ingredients:
     """A base that an agent makes of packages or programs: what they are today is asked with `--no-cache`."""
     words = ((f"`{entry.keyword}`", entry.value) for entry in header.entries)
     kept = ("`--keep-logs`", str(job.settings.keep_logs))
-    return (*_common(job), *words, ("INCLUDE", job.settings.environment.get("INCLUDE", "")), kept)
+    given = tuple((name, job.settings.environment.get(name, "")) for name in ("INCLUDE", "GPG"))
+    return (*_common(job), *words, *given, kept)
 
 
 def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingredients | None:

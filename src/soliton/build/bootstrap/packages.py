@@ -93,6 +93,18 @@ def packages(request: Request) -> tuple[str, ...]:
     return found
 
 
+def key(request: Request) -> str:
+    """Where the key is that signatures of packages are checked with: an https:// address or a path; empty if none is named."""
+    named = request.environment.get("GPG", "")
+    if named and not named.startswith(("https://", "/")):
+        raise BuildError(
+            f"`{named[:80]}` cannot be trusted as a key for packages",
+            why="the variable GPG names the key that signatures are checked with",
+            remedy="give an https:// address or an absolute path",
+        )
+    return named
+
+
 def start(request: Request) -> str:
     """An empty root for a package manager: its directory, with what it expects to be there."""
     root = request.workspace.folder(request.folder, "base", mode=0o755)

@@ -56,13 +56,7 @@ def read_header(request: Request) -> Wanted:
                 f"{request.name}:{header.line_of('setopt')}: `{setting[:60]}` is not a setting",
                 why="expected `name=value`, several separated by blanks",
             )
-    key = request.environment.get("GPG", "")
-    if key and not key.startswith(("https://", "/")):
-        raise BuildError(
-            f"`{key[:80]}` cannot be trusted as a key for packages",
-            why="the variable GPG names the key that signatures are checked with",
-            remedy="give an https:// address or an absolute path",
-        )
+    key = packages.key(request)
     return Wanted(
         packages.address(request, "mirrorurl"),
         packages.address(request, "updateurl"),
