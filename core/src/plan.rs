@@ -532,6 +532,8 @@ pub struct Plan {
     #[serde(default)]
     pub sharing: Option<Sharing>,
     #[serde(default)]
+    pub attached: bool,
+    #[serde(default)]
     pub reporter: Vec<Text>,
     #[serde(default = "usual_level")]
     pub level: i32,

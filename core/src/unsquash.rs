@@ -79,7 +79,11 @@ fn unsquash(request: &Request, events: &Events) -> Result<()> {
     }
     rustix::process::umask(Mode::empty());
     let failed = |errno: Errno| Failure::from(std::io::Error::from(errno)).at(request.target.as_bytes());
-    mkdirat(CWD, request.target.as_path(), Mode::RWXU).map_err(failed)?;
+    match mkdirat(CWD, request.target.as_path(), Mode::RWXU) {
+        // The caller's, who holds a lock on it.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = openat(CWD, request.target.as_path(), flags, Mode::empty()).map_err(failed)?;
     let mut work = Work {

@@ -10,6 +10,7 @@
 //! init sees the channel end and takes everything inside with it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -80,12 +81,37 @@ fn become_inner(
         }
         Forked::Parent(child) => {
             drop(inside);
+            // Changes of identity have undone it.
+            stay_attached();
             otherwise(child, outside.as_fd(), queue.as_fd());
             kernel::close_all_but(&[outside.as_fd(), queue.as_fd()]);
             let _ = rustix::process::chdir(c"/"); // holds no directory of the host's
             Launcher { child, channel: outside, queue, has_init }.wait()
         }
     }
+}
+
+/// The process that this one is attached to, 0 without one.
+static CALLER: AtomicI32 = AtomicI32::new(0);
+
+/// From now on this process, and the container with it, ends when its caller does, however that ends.
+pub fn attach_to_caller() {
+    CALLER.store(parent(), Ordering::Relaxed);
+    stay_attached();
+}
+
+fn stay_attached() {
+    let caller = CALLER.load(Ordering::Relaxed);
+    if caller != 0 {
+        let _ = die_with_parent();
+        if parent() != caller {
+            kernel::exit_now(137);
+        }
+    }
+}
+
+fn parent() -> i32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
 fn die_with_parent() -> Result<(), Failure> {

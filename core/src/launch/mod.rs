@@ -78,6 +78,9 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         return FAILURE;
     }
     failure::say_up_to(plan.level);
+    if plan.attached {
+        init::attach_to_caller();
+    }
     let umask = rustix::process::umask(Mode::empty());
     let files = raise_file_limit();
     match assemble(plan, instance) {

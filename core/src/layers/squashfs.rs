@@ -134,7 +134,7 @@ impl Walk<'_> {
         let attributes = self.attributes(&inode)?;
         let what = match &inode.data {
             Data::Directory { .. } => {
-                let opaque = self.how.marks == Marks::CarriedOut && self.is_opaque(&inode)?;
+                let opaque = self.how.marks != Marks::Ordinary && self.is_opaque(&inode)?;
                 if opaque {
                     let (path, attributes) = (path.clone(), Attributes::default());
                     self.entries.push(Entry { path, attributes, what: What::Opaque });

@@ -3,7 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Attributes, DEEPEST, Entry, Failure, Path, Result, What, split_path};
+use std::sync::Arc;
+
+use super::{
+    Attributes, DEEPEST, Entry, Failure, OPAQUE_MARK, Path, Result, What, is_opaque_mark, split_path,
+};
 use crate::owner::UNSAID;
 
 /// Links followed while resolving the parents of one path.
@@ -36,8 +40,17 @@ pub struct Tree {
     pub nodes: Vec<Node>,
     /// The layer being applied.
     layer: u32,
-    /// Whether its entries take the owners of what they replace.
-    owners_below: bool,
+    how: Applied,
+}
+
+/// How a layer is applied over those below it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Applied {
+    /// An entry of whose owner nothing is said (`UNSAID`) has that of what it takes the place of, as whoever made the
+    /// layer could not set any.
+    pub owners_below: bool,
+    /// The whole is to be a layer again: it hides of what will lie below just what its layers do together.
+    pub marks_kept: bool,
 }
 
 impl Default for Tree {
@@ -56,20 +69,18 @@ impl Tree {
     pub fn new() -> Tree {
         let attributes = Attributes { mode: 0o755, ..Attributes::default() };
         let root = Node { attributes, what: What::Directory, children: BTreeMap::new(), links: 1 };
-        Tree { nodes: vec![root], layer: 0, owners_below: false }
+        Tree { nodes: vec![root], layer: 0, how: Applied::default() }
     }
 
     /// Applies one layer over what is there. What it removes is what the lower layers had, wherever in the layer the mark
     /// stands, so marks come first; the rest follows in its own order, and among entries of the same path the last counts.
     pub fn apply(&mut self, layer: Vec<Entry>) -> Result<()> {
-        self.apply_with(layer, false)
+        self.apply_with(layer, Applied::default())
     }
 
-    /// The same. owners_below: an entry of whose owner nothing is said (`UNSAID`) has that of what it takes the place of, as
-    /// whoever made the layer could not set any.
-    pub fn apply_with(&mut self, layer: Vec<Entry>, owners_below: bool) -> Result<()> {
+    pub fn apply_with(&mut self, layer: Vec<Entry>, how: Applied) -> Result<()> {
         self.layer += 1;
-        self.owners_below = owners_below;
+        self.how = how;
         let mut linked = self.linked(&layer);
         for entry in &layer {
             match entry.what {
@@ -191,7 +202,7 @@ impl Tree {
     /// linked: targets of hard links that the layer's marks removed.
     fn put(&mut self, mut entry: Entry, linked: &HashMap<Path, NodeId>) -> Result<()> {
         if entry.path.is_empty() {
-            if self.owners_below {
+            if self.how.owners_below {
                 self.take_owner(&mut entry.attributes, Some(ROOT));
             }
             self.nodes[ROOT].attributes = entry.attributes;
@@ -199,13 +210,16 @@ impl Tree {
         }
         let Some(place) = self.place(&entry.path, Some(entry.attributes.mtime))? else { return Ok(()) };
         let existing = self.child(place.parent, &place.name);
-        if self.owners_below {
+        if self.how.owners_below {
             let name = self.nodes[place.parent].children.get(&place.name);
             let below = name.filter(|name| name.layer != self.layer).map(|name| name.id);
             self.take_owner(&mut entry.attributes, below);
         }
         match (existing, entry.what) {
             (Some(old), What::Directory) if self.is_directory(old) => {
+                if self.how.marks_kept && is_opaque(&self.nodes[old].attributes) {
+                    make_opaque(&mut entry.attributes);
+                }
                 self.nodes[old].attributes = entry.attributes;
                 self.nodes[place.parent].children.insert(place.name, Name { id: old, layer: self.layer });
             }
@@ -225,6 +239,10 @@ impl Tree {
                 self.nodes[place.parent].children.insert(place.name, name);
             }
             (_, what) => {
+                if self.how.marks_kept && existing.is_some() && what == What::Directory {
+                    // It took the place of a file, or of a removal, which ended what lies below.
+                    make_opaque(&mut entry.attributes);
+                }
                 self.detach(&place);
                 self.insert(place.parent, place.name, entry.attributes, what);
             }
@@ -283,6 +301,19 @@ impl Tree {
             node.links = links;
         }
         order
+    }
+}
+
+fn is_opaque(directory: &Attributes) -> bool {
+    directory.xattrs.as_ref().is_some_and(|set| set.iter().any(|(name, value)| is_opaque_mark(name, value)))
+}
+
+fn make_opaque(directory: &mut Attributes) {
+    if !is_opaque(directory) {
+        let mut set = directory.xattrs.as_deref().cloned().unwrap_or_default();
+        set.push((OPAQUE_MARK.to_vec(), b"y".to_vec()));
+        set.sort();
+        directory.xattrs = Some(Arc::new(set));
     }
 }
 
@@ -407,7 +438,7 @@ mod tests {
                 owned("d/given", 33, content(3)),
             ]
         };
-        tree.apply_with(upper(), true).unwrap();
+        tree.apply_with(upper(), Applied { owners_below: true, ..Applied::default() }).unwrap();
         let owner = |tree: &Tree, path: &[&[u8]]| {
             let id = path.iter().fold(ROOT, |at, name| tree.nodes[at].children[*name].id);
             (tree.nodes[id].attributes.uid, tree.nodes[id].attributes.gid)
@@ -418,6 +449,29 @@ mod tests {
         assert_eq!(owner(&tree, &[b"d", b"given"]), (33, 34));
         tree.apply(vec![owned("d/f", 0, content(1))]).unwrap();
         assert_eq!(owner(&tree, &[b"d", b"f"]), (0, 1));
+    }
+
+    #[test]
+    fn layers_that_are_one_layer_hide_what_they_hid_together() {
+        let kept = Applied { marks_kept: true, ..Applied::default() };
+        let gone = |path: &str| entry(path, What::Device { kind: 0, number: 0 });
+        let opaque = |path: &str| {
+            let mut directory = entry(path, What::Directory);
+            make_opaque(&mut directory.attributes);
+            [entry(path, What::Opaque), directory]
+        };
+        let mut tree = Tree::new();
+        tree.apply_with(vec![file("d/x", 0), gone("e"), file("f", 1), file("g", 2)], kept).unwrap();
+        let [mark, directory] = opaque("d");
+        let put = |path| entry(path, What::Directory);
+        tree.apply_with(vec![mark, directory, file("d/y", 3), put("e"), put("f"), gone("g")], kept).unwrap();
+        tree.apply_with(vec![put("d"), file("d/z", 4), put("h")], kept).unwrap();
+        assert_eq!(names(&tree), ["/d", "/d/y", "/d/z", "/e", "/f", "/g", "/h"]);
+        let at = |name: &[u8]| &tree.nodes[tree.nodes[ROOT].children[name].id];
+        let marked: Vec<bool> =
+            [&b"d"[..], b"e", b"f", b"h"].map(|name| is_opaque(&at(name).attributes)).into();
+        assert_eq!(marked, [true, true, true, false]);
+        assert_eq!(at(b"g").what, What::Device { kind: 0, number: 0 });
     }
 
     #[test]

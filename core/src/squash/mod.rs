@@ -22,7 +22,7 @@ use crate::layers::directory::Reading;
 use crate::layers::shadow::{Shadow, Wanted};
 use crate::layers::squashfs::Taking;
 use crate::layers::stream::Stream;
-use crate::layers::tree::{NodeId, ROOT, Tree};
+use crate::layers::tree::{Applied, NodeId, ROOT, Tree};
 use crate::layers::{
     Content, Entry, Failure, Marks, Path, Result, Sink, What, clean_path, directory, squashfs as image_layer,
     tar,
@@ -84,12 +84,13 @@ enum Source {
 }
 
 impl Source {
-    /// Whether what takes the place of a lower layer's file has that one's owner.
-    fn owners_below(&self) -> bool {
-        matches!(
-            self,
-            Source::Directory { owners: Owners::Below, .. } | Source::Squashfs { owners: Owners::Below, .. }
-        )
+    fn applied(&self) -> Applied {
+        match self {
+            Source::Directory { marks, owners, .. } | Source::Squashfs { marks, owners, .. } => {
+                Applied { owners_below: *owners == Owners::Below, marks_kept: *marks == Marks::Kept }
+            }
+            Source::Tar { .. } => Applied::default(),
+        }
     }
 }
 
@@ -171,8 +172,7 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     // Unless a layer says more of the root.
     tree.nodes[ROOT].attributes.mtime = request.epoch.unwrap_or(0);
     for (index, layer) in layers.into_iter().enumerate() {
-        tree.apply_with(layer, sources[index].owners_below())
-            .map_err(|failure| work.of_layer(index, failure))?;
+        tree.apply_with(layer, sources[index].applied()).map_err(|failure| work.of_layer(index, failure))?;
     }
     tree.exclude(&exclude);
     if request.ids == Ids::Root {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -115,9 +114,8 @@ def rebuild(image: str, target: str, options: api.BuildOptions | None = None) ->
 def check(image: str, options: api.BuildOptions | None = None) -> Check:
     """Builds it again, aside, and compares."""
     options = options or api.BuildOptions()
-    parent, _ = workspace.parent(options.tmpdir, os.environ)
-    with tempfile.TemporaryDirectory(prefix=workspace.NAME, dir=parent) as folder:
-        again = os.path.join(folder, "again.sif")
+    with workspace.workspace(*workspace.parent(options.tmpdir, os.environ), None) as place:
+        again = place.place("again.sif")
         rebuild(image, again, options)
         objects = tuple(compare.values(_objects(image), _objects(again)))
         if not objects:
@@ -163,12 +161,11 @@ def _digest(path: str, item: sif.Descriptor) -> str:
 @contextlib.contextmanager
 def _recipe(kept: Stored, options: api.BuildOptions) -> Iterator[str]:
     """The recipe as a file under its own name."""
-    parent, _ = workspace.parent(options.tmpdir, os.environ)
     name = os.path.basename(kept.origin.inputs.recipe[0])
     if name in ("", ".", "..") or "\0" in name or len(os.fsencode(name)) > 255:
         name = "recipe.def"
-    with tempfile.TemporaryDirectory(prefix=workspace.NAME, dir=parent) as folder:
-        path = os.path.join(folder, name)
+    with workspace.workspace(*workspace.parent(options.tmpdir, os.environ), None) as place:
+        path = place.place(name)
         with open(path, "wb") as file:
             file.write(kept.recipe)
         yield path

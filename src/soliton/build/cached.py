@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from soliton import messages, progress
@@ -35,6 +35,12 @@ class Ledger:
     def announce(self, title: str, *, found: bool = False) -> None:
         self.number += 1
         messages.info(f"[{self.number}/{self.count}] {title}{' (cached)' if found else ''}")
+
+    def wait(self, title: str) -> None:
+        """Said of a step before it is announced."""
+        messages.info(
+            f"[{self.number + 1}/{self.count}] {title}: another build is at it, waiting for its result"
+        )
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -84,22 +90,26 @@ def through(
     """
     cache = job.cache
     key = step_cache.key_of(known) if known and cache is not None else ""
-    path = cache.find(key) if key and cache is not None else None
-    ledger.announce(title, found=path is not None)
-    if path is not None and known is not None:
-        ledger.now.append(known)
-        layers.take(job, state, path)
-        state.key = key
-        return
-    anew = cache is None or cache.anew
-    ledger.note(known, title, "nothing is taken from the cache" if anew else why)
-    stage.open_upper(job, state)
-    with ledger.timed(), logged(job):
-        work()
-    if key:
-        layers.keep(job, state, key)
-        state.key = key
-        return
+    with ExitStack() as stack:
+        path = cache.find(key) if key and cache is not None else None
+        if path is None and key and cache is not None and not cache.anew:
+            stack.enter_context(cache.making(key, lambda: ledger.wait(title)))
+            path = cache.find(key)
+        ledger.announce(title, found=path is not None)
+        if path is not None and known is not None:
+            ledger.now.append(known)
+            layers.take(job, state, path)
+            state.key = key
+            return
+        anew = cache is None or cache.anew
+        ledger.note(known, title, "nothing is taken from the cache" if anew else why)
+        stage.open_upper(job, state)
+        with ledger.timed(), logged(job):
+            work()
+        if key:
+            layers.keep(job, state, key)
+            state.key = key
+            return
     written = layers.keep_aside(job, state)
     if cache is not None:
         state.key = step_cache.key_of(((PARENT, state.key), ("what it wrote", digests.of_file(written))))

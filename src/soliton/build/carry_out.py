@@ -14,16 +14,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from soliton import core
-from soliton.build import console
+from soliton.build import console, workspace
 from soliton.build.definition import Section
 from soliton.build.trace import Watch
 from soliton.errors import BuildError, LaunchError, SolitonError
 from soliton.launch.plan import Plan
+from soliton.record import replace
 from soliton.site import reasons
 
 _LEAVE_IN_FILE = "import sys; open(sys.argv[1], 'w').write(sys.argv[2])"
 #: Lines of output repeated in an error.
 _SHOWN = 5
+#: With less bytes than this a file system is full.
+_ROOM = 1 << 20
 
 
 def reporter(path: str) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ def execute(
 
 def interactive(plan: Plan, environment: Mapping[str, str]) -> None:
     """Runs a plan at the user's terminal, whose signals it gets itself."""
-    child = core.start("launch", plan, env=environment)
+    child = core.start("launch", replace(plan, attached=True), env=environment)
     try:
         while True:
             try:
@@ -92,17 +95,27 @@ def host_script(argv: tuple[str, ...], environment: Mapping[str, str], cwd: str)
 
 
 def check(
-    ended: console.Ended, section: Section, name: str, *, line: int = 0, log: str | None = None
+    ended: console.Ended,
+    section: Section,
+    name: str,
+    *,
+    line: int = 0,
+    log: str | None = None,
+    folder: str = "",
 ) -> None:
-    """Raises BuildError if a section's script failed. line: of the recipe, where it did. log: of its whole output."""
-    if ended.status == 0:
-        return
-    place = f"{name}:{line or section.line}"
+    """Raises BuildError if a section's script failed. line: of the recipe, where it did. log, folder: see `failed`."""
+    if ended.status != 0:
+        raise failed(f"%{section.name}", f"{name}:{line or section.line}", ended, log, folder)
+
+
+def failed(title: str, place: str, ended: console.Ended, log: str | None, folder: str) -> BuildError:
+    """What the user reads of a step that failed. place: in the recipe. log: of its whole output. folder: where it wrote."""
     lines = ended.last_lines[-_SHOWN:]
-    raise BuildError(
-        f"`%{section.name}` failed with exit status {ended.status} ({place})",
+    full = room_in(folder) if folder else None
+    return BuildError(
+        f"`{title}` failed with exit status {ended.status} ({place})",
         why="its last output: " + " | ".join(lines) if lines else "it printed nothing",
-        remedy=where_more_is(log),
+        remedy=where_more_is(log) if full is None else f"{full}: {ELSEWHERE}",
     )
 
 
@@ -114,9 +127,11 @@ def where_more_is(log: str | None) -> str | None:
 
 
 def _starter(plan: Plan, environment: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> console.Starter:
+    bound = replace(plan, attached=True)
+
     def start(stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
         return core.start(
-            "launch", plan, pass_fds=pass_fds, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+            "launch", bound, pass_fds=pass_fds, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
         )
 
     return start
@@ -132,8 +147,27 @@ def _check_report(plan: Plan) -> None:
     try:
         record: dict[str, Any] = json.loads(text)
     except ValueError:
+        # Where there is no room for the record, either, that is what it would have said.
+        full = room_in(os.path.dirname(path))
+        if full is not None:
+            raise BuildError("the build cannot go on", why=full, remedy=ELSEWHERE) from None
         record = {"code": "died", "detail": text}
     raise explain(record)
+
+
+#: What helps where a temporary directory is full.
+ELSEWHERE = "make room there, or name another place with `--tmpdir` or SOLITON_TMPDIR"
+
+
+def room_in(folder: str) -> str | None:
+    """That there is no room for files in a directory, in words; None if there is."""
+    try:
+        there = os.statvfs(folder)
+    except OSError:
+        return None
+    if there.f_bavail * there.f_frsize < _ROOM or (there.f_files and not there.f_favail):
+        return f"the temporary directory `{folder.partition(f'/{workspace.NAME}')[0]}` is full"
+    return None
 
 
 def explain(record: Mapping[str, Any]) -> SolitonError:

@@ -10,14 +10,15 @@ import os
 from typing import Any
 
 from soliton import messages
-from soliton.build import bookkeeping, compression, plans, squashing, traces
+from soliton.build import bookkeeping, compression, plans, squashing, step_cache, traces
 from soliton.build.job import Job, Layer, StageState
 from soliton.errors import TargetError
 from soliton.images import squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
 
-#: Layers that the kernel stacks in one go. More are made one image first.
-MOST = 60
+#: Results of steps that are mounted one by one; every so many of the lowest are joined first. What names them to the kernel
+#: has 255 bytes, and each costs every later step a mount.
+MOST = 40
 
 
 def with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | ImageRoot:
@@ -38,8 +39,34 @@ def of_stage(job: Job, state: StageState) -> ImageRoot | DirectoryRoot | StackRo
         return DirectoryRoot(job.update)
     base = with_ids(job, state.started.root)
     upper = () if state.upper is None else (DirectoryRoot(state.upper),)
-    stack = (base, *state.layers, *upper)
+    stack = (base, *_mounted(job, state), *upper)
     return base if len(stack) == 1 else StackRoot(stack)
+
+
+def _mounted(job: Job, state: StageState) -> list[ImageRoot]:
+    """The results of steps as few enough layers. The image is made of the single ones."""
+    while len(state.layers) - state.joined_count > MOST:
+        end = state.joined_count + MOST
+        below = [] if state.joined is None else [state.joined]
+        state.joined = _join(job, state, [*below, *state.layers[state.joined_count : end]])
+        state.joined_count = end
+    rest = state.layers[state.joined_count :]
+    return rest if state.joined is None else [state.joined, *rest]
+
+
+def _join(job: Job, state: StageState, single: list[ImageRoot]) -> ImageRoot:
+    """Several layers as one that hides and shows the same, kept as they are."""
+    parts: list[Layer] = [{**record(layer), "whiteouts": "keep"} for layer in single]
+    folders = {os.path.dirname(layer.path) for layer in single}
+    if job.cache is not None and folders == {job.cache.layers}:
+        key = step_cache.key_of(tuple(("a layer", os.path.basename(layer.path)) for layer in single))
+        try:
+            path = job.cache.find(key) or _freeze(job, parts, key, state.epoch, packing(job, state))
+            return image(job, path)
+        except TargetError as error:
+            _not_kept(error)
+    path = job.workspace.place(state.folder, f"joined-{state.joined_count}.squashfs")
+    return image(job, _aside(job, path, parts, state.epoch, packing(job, state)))
 
 
 def image(job: Job, path: str) -> ImageRoot:
@@ -77,14 +104,14 @@ def keep_aside(job: Job, state: StageState) -> str:
     """What a step has written becomes a layer of this build only; the file it is in."""
     assert state.upper is not None
     path = job.workspace.place(state.folder, f"written-{len(state.layers)}.squashfs")
-    take(job, state, _aside(job, path, _written(job, state), state.epoch, packing(job, state)))
+    take(job, state, _aside(job, path, [_written(job, state)], state.epoch, packing(job, state)))
     return path
 
 
-def _aside(job: Job, path: str, part: Layer, time: int, how: compression.Packing) -> str:
+def _aside(job: Job, path: str, parts: list[Layer], time: int, how: compression.Packing) -> str:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _squash(job, [part], time, how, fd)
+        _squash(job, parts, time, how, fd, path)
     finally:
         os.close(fd)
     return path
@@ -93,7 +120,7 @@ def _aside(job: Job, path: str, part: Layer, time: int, how: compression.Packing
 def of_archive(job: Job, archive: str, path: str) -> ImageRoot:
     """A tar, plain or compressed, as an image at `path`. Raises CoreError for a damaged or hostile one."""
     part: Layer = {"kind": "tar", "fd": None, "path": archive}
-    return image(job, _aside(job, path, part, 0, compression.Packing("lz4", None, 131072)))
+    return image(job, _aside(job, path, [part], 0, compression.Packing("lz4", None, 131072)))
 
 
 def _written(job: Job, state: StageState) -> Layer:
@@ -128,7 +155,7 @@ def keep_directory(job: Job, directory: str, key: str, time: int) -> str:
             return _freeze(job, [whole], key, time, how)
         except TargetError as error:
             _not_kept(error)
-    return _aside(job, f"{directory}.squashfs", whole, time, how)
+    return _aside(job, f"{directory}.squashfs", [whole], time, how)
 
 
 def records(job: Job, state: StageState, without: list[str]) -> list[Layer]:
@@ -173,12 +200,12 @@ def _settled(wish: compression.Packing, base: Layer | None) -> compression.Packi
 def _freeze(job: Job, parts: list[Layer], key: str, time: int, how: compression.Packing) -> str:
     assert job.cache is not None
     with job.cache.new(key) as fd:
-        _squash(job, parts, time, how, fd)
+        _squash(job, parts, time, how, fd, os.path.join(job.cache.layers, key))
     path = job.cache.path_of(key)
     messages.debug(f"kept as {path}")
     return path
 
 
-def _squash(job: Job, parts: list[Layer], time: int, how: compression.Packing, fd: int) -> None:
+def _squash(job: Job, parts: list[Layer], time: int, how: compression.Packing, fd: int, shown: str) -> None:
     work = squashing.Work(tuple(parts), (plans.STEP_FOLDER,), time)
-    squashing.squash(job, work, how, fd, 0, "a result of a step", "Keeping the result")
+    squashing.squash(job, work, how, fd, 0, shown, "Keeping the result")

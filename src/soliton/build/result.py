@@ -11,7 +11,7 @@ from soliton.build import assemble, lockfile, record
 from soliton.build.assemble import Contents
 from soliton.build.job import Job, StageState
 from soliton.build.session import Request
-from soliton.build.workspace import remove
+from soliton.build.workspace import hold, remove, sweep
 from soliton.images import sif_write
 from soliton.images.target import new_image
 from soliton.launch.plan import DirectoryRoot, ImageRoot
@@ -75,13 +75,19 @@ def _write_lock(request: Request, text: str) -> None:
 def _new_directory(final: str, *, force: bool) -> Iterator[str]:
     """A directory beside `final` that becomes it when the block ends without an exception."""
     folder, name = os.path.split(final)
-    made = os.path.join(folder, f".{name[:200]}.partial-{secrets.token_hex(6)}")
+    prefix = f".{name[:200]}.partial-"
+    sweep(folder, prefix, None)
+    made = os.path.join(folder, f"{prefix}{secrets.token_hex(6)}")
+    os.mkdir(made, 0o700)
+    held = hold(made)
     try:
         yield made
         assemble.replace_directory(made, final, force=force)
     finally:
         if os.path.lexists(made):
             remove(made, None)
+        if held is not None:
+            os.close(held)
 
 
 def _fix_modes(directory: str, *, everything: bool) -> None:

@@ -124,14 +124,19 @@ def kept_base(job: Job, state: StageState, request: Request) -> Base:
     if request.header.agent not in ingredients.MAKING:
         return bootstrap(request)
     path = None
-    if job.cache is not None:
-        state.key = step_cache.key_of(ingredients.of_making(job, request.header))
-        path = job.cache.find(state.key)
-    if path is None:
-        base = bootstrap(request)
-        assert isinstance(base.root, DirectoryRoot)
-        time = epoch.of_base(base, {}) if job.settings.epoch is None else job.settings.epoch
-        path = layers.keep_directory(job, base.root.path, state.key, time)
+    with contextlib.ExitStack() as stack:
+        if job.cache is not None:
+            state.key = step_cache.key_of(ingredients.of_making(job, request.header))
+            path = job.cache.find(state.key)
+            if path is None and not job.cache.anew:
+                told = f"another build makes this base of `{request.header.agent}`, waiting for its result"
+                stack.enter_context(job.cache.making(state.key, lambda: messages.info(told)))
+                path = job.cache.find(state.key)
+        if path is None:
+            base = bootstrap(request)
+            assert isinstance(base.root, DirectoryRoot)
+            time = epoch.of_base(base, {}) if job.settings.epoch is None else job.settings.epoch
+            path = layers.keep_directory(job, base.root.path, state.key, time)
     return Base(layers.image(job, path), is_image=False)
 
 
@@ -233,7 +238,9 @@ def post(job: Job, state: StageState, step: Step) -> None:
     if ended.status != 0 and job.settings.debug_shell:
         debug_shell(job, furnish(plans.in_container(state.scene, ("/bin/sh",), text)), "%post")
     line = _line_of(job, step.section, watch.line)
-    carry_out.check(ended, step.section, job.definition.name, line=line, log=job.log)
+    carry_out.check(
+        ended, step.section, job.definition.name, line=line, log=job.log, folder=job.workspace.path
+    )
 
 
 def debug_shell(job: Job, plan: Plan, title: str) -> None:

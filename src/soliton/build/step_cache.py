@@ -6,6 +6,7 @@
     <cache>/steps/logs/NAME.log     what the step that failed has printed
     <cache>/steps/mounts/NAME       what `RUN --mount=type=cache` shows
     <cache>/steps/digests/NAME      digest of a file, as long as it is the same file
+    <cache>/steps/locks/KEY         held by the build that makes this result now
 
 A key is the digest of its ingredients, one of which is the key of the step before. Everything is written beside its
 name and renamed, so that any number of builds may share a cache; a layer in use, or being written, is held by a shared lock,
@@ -24,7 +25,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from soliton import messages
@@ -89,7 +90,7 @@ class StepCache:
 
     def prepare(self) -> None:
         """Makes the directories. Raises OSError, also where somebody else could write to them."""
-        for name in ("layers", "images", "recipes", "digests", "logs"):
+        for name in ("layers", "images", "recipes", "digests", "logs", "locks"):
             folder = os.path.join(self.root, name)
             os.makedirs(folder, mode=0o700, exist_ok=True)
             status = os.stat(folder)
@@ -145,6 +146,35 @@ class StepCache:
     def path_of(self, key: str) -> str:
         """Where the result is that has just been written by `new`."""
         return os.path.join(self.layers, key)
+
+    @contextlib.contextmanager
+    def making(self, key: str, waits: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, no other build makes this result. waits: called if another one does, until it has ended.
+
+        The lock goes with its holder, however that ends. Where the file system has none, both make it.
+        """
+        path = os.path.join(self.root, "locks", key)
+        fd = None
+        try:
+            while fd is None:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waits()
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                if not _is_still(path, fd):  # its holder has ended and taken it away
+                    os.close(fd)
+                    fd = None
+        except OSError as error:
+            messages.debug(f"{path}: no lock: {error}")
+        try:
+            yield
+        finally:
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                os.close(fd)
 
     def release(self) -> None:
         """At the end of a build: its layers may go."""
@@ -315,6 +345,14 @@ def _is_sealed(fd: int, key: str) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or size < 0:
             return False
         return os.pread(fd, length, size) == _SEAL + key.encode() + _digest(fd, size, key)
+    except OSError:
+        return False
+
+
+def _is_still(path: str, fd: int) -> bool:
+    """Whether a name is still that of an open file."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
     except OSError:
         return False
 

@@ -9,16 +9,21 @@
 It holds only what is new: a base image stays where it is. Files in it may belong to mapped ids, so that only the core can
 remove it. The directory must lie on a file system that can be the upper of an overlay; `/tmp` often is memory, so
 the default is `/var/tmp`.
+
+A build holds a lock on its workspace. One that was killed could not clean up: the next build in the same place removes what
+nobody holds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -31,6 +36,10 @@ from soliton.site import paths
 from soliton.site.paths import PREFIXES
 
 NAME = "soliton-build-"
+#: One that is to stay.
+KEPT_NAME = "soliton-kept-"
+#: What is younger may not have been locked yet, in seconds.
+YOUNG = 60.0
 #: Searched where nobody says otherwise: disk first.
 DEFAULTS = ("/var/tmp", "/tmp")
 #: Variables that name the place, strongest first.
@@ -82,20 +91,57 @@ def workspace(
 
     origin: what names `parent`, for messages. identity: whose ids the files may belong to. keep: leave it there.
     """
+    sweep(parent, NAME, identity)
     try:
-        path = tempfile.mkdtemp(prefix=NAME, dir=parent)
+        path = tempfile.mkdtemp(prefix=KEPT_NAME if keep else NAME, dir=parent)
     except OSError as error:
         raise TargetError(
             f"no temporary directory can be made in `{parent}`",
             why=f"{error.strerror} ({origin})",
             remedy="name a directory on a local disk with `--tmpdir` or SOLITON_TMPDIR",
         ) from None
+    held = hold(path)
     try:
         yield Workspace(path)
     finally:
         if not keep:
             with _undisturbed():
                 remove(path, identity)
+        if held is not None:
+            os.close(held)
+
+
+def hold(path: str) -> int | None:
+    """A lock on a directory, as a descriptor; None if somebody else has it, or none can be had here."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def sweep(parent: str, prefix: str, identity: Identity | None) -> None:
+    """Removes the caller's directories of such names that nobody holds: whoever made them was killed."""
+    now = time.time()
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if not entry.name.startswith(prefix):
+                continue
+            with contextlib.suppress(OSError, BuildError):
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.getuid() or now - status.st_ctime < YOUNG:
+                    continue
+                held = hold(entry.path)
+                if held is not None:
+                    try:
+                        remove(entry.path, identity)
+                    finally:
+                        os.close(held)
 
 
 def remove(path: str, identity: Identity | None) -> None:

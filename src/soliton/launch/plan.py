@@ -376,6 +376,7 @@ class Plan:
     helper: connects a network namespace of the container's own. netns: an existing one that is joined.
     outfitter: argv of a program of the host that adds to the root before it is entered; the word ROOT stands for its path.
     sharing: None mounts the image for this container alone.
+    attached: the container ends when the process that starts the core does, even if that is killed.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
     level: the least important messages that the core tells, a number of `soliton.messages`.
     """
@@ -394,6 +395,7 @@ class Plan:
     mount_at: str | None = None
     name: str = ""
     sharing: Sharing | None = None
+    attached: bool = False
     reporter: tuple[str, ...] = ()
     level: int = INFO
     version: int = 1

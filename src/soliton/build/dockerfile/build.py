@@ -90,6 +90,7 @@ class _Stages:
         state.architecture, state.key = under.architecture, under.key
         state.base_digest = under.base_digest
         state.layers = list(under.layers)
+        state.joined, state.joined_count = under.joined, under.joined_count
         if not state.layers:
             stage.lay_out(self.job, state)
         return Current(state, below.config.copy())

@@ -166,13 +166,7 @@ def _execute(
             shell = replace(plan, process=replace(plan.process, argv=("/bin/sh",)))
             stage.debug_shell(job, shell, "RUN")
     if ended.status != 0:
-        raise BuildError(
-            f"`{title(item)}` failed with exit status {ended.status} ({work.place(item)})",
-            why="its last output: " + " | ".join(ended.last_lines[-5:])
-            if ended.last_lines
-            else "it printed nothing",
-            remedy=carry_out.where_more_is(job.log),
-        )
+        raise carry_out.failed(title(item), work.place(item), ended, job.log, job.workspace.path)
 
 
 def _mount(
