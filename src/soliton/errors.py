@@ -4,7 +4,8 @@
     ├── UsageError          the command line itself is wrong (exit status 1)
     ├── NotSupported        part of the contract that is not built yet
     ├── ImageError          no such image, not an image, truncated, wrong architecture
-    ├── RegistryError       unreachable, unauthorised, no such tag, digest mismatch
+    ├── RegistryError       unauthorised, no such tag, digest mismatch
+    │   └── Unreachable     no answer: what is in the cache may do
     ├── BuildError          a definition file or one of its steps
     ├── TargetError         the output exists, cannot be written, or the disk is full
     └── LaunchError         the container could not be started
@@ -63,6 +64,10 @@ class ImageError(SolitonError):
 
 
 class RegistryError(SolitonError):
+    pass
+
+
+class Unreachable(RegistryError):
     pass
 
 

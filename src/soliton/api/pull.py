@@ -172,7 +172,7 @@ def opened(uri: str, options: PullOptions) -> Iterator[tuple[OciImage, Cache]]:
             with of_engine(rest, options.daemon, platform) as image:
                 yield image, cache
         elif scheme in _LATER:
-            raise NotSupported(f"{scheme}:// images")
+            raise NotSupported(f"an image from {scheme}://")
         else:
             raise SolitonError(
                 f"`{uri}` has the unknown kind `{scheme}`",

@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from soliton import __version__, messages
-from soliton.errors import RegistryError
+from soliton.errors import RegistryError, Unreachable
 from soliton.registry.credentials import Credentials
 from soliton.registry.reference import Reference
 
@@ -32,6 +32,8 @@ _RETRIED = frozenset({408, 429, 499, 500, 502, 503, 504, 522})
 _LONGEST_WAIT = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+#: What Python puts before the words of the system.
+_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 _CHALLENGE = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
 
 
@@ -288,9 +290,9 @@ class Client:
                 why=text[:200],
                 remedy="name your authority's certificate in SSL_CERT_FILE",
             )
-        return RegistryError(
+        return Unreachable(
             f"the registry {host} cannot be reached",
-            why=text[:200],
+            why=_ERRNO.sub("", text)[:200],
             remedy="check its name and your network; for a registry without TLS use `--no-https`"
             if self.scheme == "https"
             else "check its name and your network",

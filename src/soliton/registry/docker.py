@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soliton import messages
-from soliton.errors import RegistryError
+from soliton.errors import RegistryError, Unreachable
 from soliton.images import oci
 from soliton.images.cache import Cache
 from soliton.images.oci import Layer, OciImage, Platform
@@ -65,8 +65,8 @@ def _manifest(
         return known, oci.decode(data, f"the manifest of {name}")
     try:
         data, kind = client.manifest(reference.wanted, oci.ACCEPT)
-    except RegistryError as error:
-        cached = cache.get(known) if known and offline_is_fine and "cannot be reached" in error.what else None
+    except Unreachable as error:
+        cached = cache.get(known) if known and offline_is_fine else None
         if known is None or cached is None:
             raise
         messages.warning(f"{error.what}; using what `{name}` was when it was last pulled")
