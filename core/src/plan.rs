@@ -244,6 +244,7 @@ pub enum Mount {
     Tmpfs(Tmpfs),
     Proc { target: Text },
     Sys { target: Text },
+    Emulator { target: Text, rule: Text },
     Dev { target: Text, minimal: bool, pts: bool },
     File(SynthesizedFile),
     Passwd(PasswdFile),
@@ -317,6 +318,10 @@ impl TryFrom<MountRecord> for Mount {
             }),
             "proc" => Mount::Proc { target: record.target_or("/proc") },
             "sys" => Mount::Sys { target: record.target_or("/sys") },
+            "emulator" => Mount::Emulator {
+                target: record.target_or("/proc/sys/fs/binfmt_misc"),
+                rule: needed(record.content, "content")?,
+            },
             "dev" => Mount::Dev {
                 target: record.target_or("/dev"),
                 minimal: record.minimal,

@@ -6,15 +6,20 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from soliton.build.emulation import has_tables
 from soliton.images.architecture import elf_head, host_architecture
 from tests.system.judges import listing
 from tests.system.program import Program, Result
+
+#: Where programs of the administrator are, and no qemu.
+NO_EMULATORS = "/usr/sbin:/sbin"
 
 EVERYTHING = """\
 Bootstrap: busybox
@@ -530,8 +535,10 @@ def test_another_architecture_needs_no_programs_or_an_emulator(soliton: Program)
     soliton("build", "--arch", "s390x", "image.sif", "recipe.def").ok()
     write(soliton, "Bootstrap: scratch\n%files\n  file /file\n%post\n  true\n")
     soliton("build", "--arch", host_architecture(), "--force", "image.sif", "recipe.def")
-    message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
-    assert "`%post` in stage 1 would have to run programs for s390x" in message and "binfmt_misc" in message
+    without = soliton.having(PATH=NO_EMULATORS)
+    message = fatal(without("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
+    assert "`%post` in stage 1 would have to run programs for s390x" in message
+    assert "qemu-user-static" in message
     write(soliton, "Bootstrap: busybox\n")
     message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
     assert "`--arch s390x` with `Bootstrap: busybox`" in message
@@ -545,8 +552,39 @@ def test_post_in_an_image_of_another_architecture_is_refused(soliton: Program) -
     write(soliton, "Bootstrap: scratch\n%files\n  program /bin/sh\n")
     soliton("build", "base.sif", "recipe.def").ok()
     write(soliton, "Bootstrap: localimage\nFrom: base.sif\n%post\n  true\n")
-    message = fatal(soliton("build", "image.sif", "recipe.def"))
+    message = fatal(soliton.having(PATH=NO_EMULATORS)("build", "image.sif", "recipe.def"))
     assert "`base.sif` cannot run on this machine" in message and "made for s390x" in message
+    assert "qemu-user-static" in message
+
+
+#: What writes `emulated` and ends, in the words of arm64.
+EMULATED = (0xD2800020, 0x100000E1, 0xD2800122, 0xD2800808, 0xD4000001, 0xD2800000, 0xD2800BA8, 0xD4000001)
+
+
+def arm64_program() -> bytes:
+    """A static program of one segment (elf(5))."""
+    text = b"".join(word.to_bytes(4, "little") for word in EMULATED) + b"emulated\n"
+    start, head = 0x400000, 64 + 56
+    size = head + len(text)
+    program = struct.pack("<IIQQQQQQ", 1, 5, 0, start, start, size, size, 0x10000)
+    rest = struct.pack("<IQQQIHHHHHH", 1, start + head, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    found = elf_head("arm64")
+    assert found is not None
+    return found + rest + program + text
+
+
+def test_steps_of_another_architecture_run_in_a_container_that_has_its_own_emulator(soliton: Program) -> None:
+    (soliton.cwd / "program").write_bytes(arm64_program())
+    (soliton.cwd / "program").chmod(0o755)
+    write(soliton, "Bootstrap: scratch\n%files\n  program /bin/sh\n%post\n  this\n%test\n  that\n")
+    if not has_tables(os.uname().release):
+        assert "binfmt_misc" in fatal(soliton("build", "--arch", "arm64", "image.sif", "recipe.def"))
+        return
+    result = soliton("build", "--arch", "arm64", "image.sif", "recipe.def").ok()
+    assert result.out == "emulated\nemulated\n"
+    assert "arm64" in soliton("sif", "header", "image.sif").ok().out
+    # What one container registers is nobody else's.
+    assert soliton("exec", "image.sif", "/bin/sh").status == 255
 
 
 def test_an_owner_of_the_host_s_files_is_not_written_down(soliton: Program) -> None:

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -72,6 +72,10 @@ pub fn prepare<'p>(
             }
             Mount::Proc { target } => Some(open_kernel_tree("/proc", target, KERNEL)?),
             Mount::Sys { target } => Some(open_kernel_tree("/sys", target, KERNEL)?),
+            Mount::Emulator { target, rule } => {
+                let tree = emulator(rule).map_err(|failure| failure.at(target))?;
+                Some(Prepared::directory(target, What::Tree(tree)))
+            }
             // Whether the host's devices may be executed from is the host's decision.
             Mount::Dev { target, minimal: false, .. } => {
                 Some(open_kernel_tree("/dev", target, MountAttrFlags::MOUNT_ATTR_NOSUID)?)
@@ -120,6 +124,18 @@ fn open_bind(bind: &Bind) -> Result<Option<Prepared<'_>>, Failure> {
     }
     trees::restrict(tree.as_fd(), attributes).failed_at("mount", "mount_setattr", &bind.source)?;
     Ok(Some(Prepared { target: &bind.target, kind, optional: bind.optional, what: What::Tree(tree) }))
+}
+
+/// The table of interpreters of this user namespace, with one rule in it. The kernel opens the interpreter while the host's files can
+/// be seen (flag F), and keeps the rule as long as the table is mounted.
+fn emulator(rule: &Text) -> Result<OwnedFd, Failure> {
+    let table = trees::new("binfmt_misc", &[], KERNEL)
+        .map_err(|(errno, detail)| Failure::new("mount", "binfmt_misc", errno).with(detail))?;
+    let failed = |errno| Failure::new("mount", "binfmt_misc", errno);
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let register = rustix::fs::openat(&table, "register", flags, Mode::empty()).map_err(failed)?;
+    rustix::io::write(&register, rule.as_bytes()).map_err(failed)?;
+    Ok(table)
 }
 
 fn open_kernel_tree<'p>(

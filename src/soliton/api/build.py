@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from soliton import messages
-from soliton.build import bootstrap, builder, compression, lockfile, secrets, templates, workspace
+from soliton.build import bootstrap, builder, compression, emulation, lockfile, secrets, templates, workspace
 from soliton.build.bootstrap import Fetched, Sources
 from soliton.build.definition import Definition
 from soliton.build.job import Settings
@@ -287,11 +287,11 @@ def _check_architecture(origin: Origin, options: BuildOptions) -> None:
                 remedy="start from an image of that architecture",
             )
         scripts = [section for section in stage.sections if section.name in _RUN and section.body.strip()]
-        if scripts and not architecture.runnable(wanted):
+        if scripts and not emulation.possible(wanted, os.environ):
             raise BuildError(
                 f"`%{scripts[0].name}` in stage {number} would have to run programs for {wanted}",
                 why=f"this machine is {architecture.host_architecture()} and has no emulator for {wanted}",
-                remedy="have one registered with binfmt_misc (flag F; Debian: qemu-user-static), or build on such a machine",
+                remedy=emulation.remedy(),
             )
 
 

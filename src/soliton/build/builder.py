@@ -17,6 +17,7 @@ from soliton.build import (
     assemble,
     cached,
     carry_out,
+    emulation,
     layers,
     layout,
     plans,
@@ -130,8 +131,11 @@ def _test(
     surface = TmpfsSurface(64 << 20) if job.settings.writable_test else ReadOnlySurface()
     scene = replace(state.scene, root=root, surface=surface)
     with _temporary(job.workspace, state.folder) as binds:
+        plan = plans.test(replace(scene, binds=(*binds, *scene.binds)))
         ended = carry_out.execute(
-            job.settings.furnish(plans.test(replace(scene, binds=(*binds, *scene.binds)))),
+            job.settings.furnish(
+                emulation.furnished(plan, state.architecture, "the image", job.settings.environment)
+            ),
             job.settings.environment,
             pass_fds=pass_fds,
         )

@@ -16,6 +16,7 @@ from soliton import core, messages
 from soliton.build import (
     carry_out,
     console,
+    emulation,
     epoch,
     ingredients,
     layers,
@@ -226,10 +227,15 @@ def post(job: Job, state: StageState, step: Step) -> None:
     """`%post`: in the container."""
     assert step.section is not None
     base = state.stage.header.get("from") or state.stage.header.agent
-    architecture.require_runnable(state.architecture or None, base)
     numbered = script.is_traced(step.section)
     text = (trace.FIRST if numbered else "") + step.section.body
-    furnish = job.settings.furnish
+    # A base of nothing does not say; what earlier steps have brought may.
+    made_for = state.architecture or root_architecture.of_root(layers.of_stage(job, state)) or ""
+
+    def furnish(plan: Plan) -> Plan:
+        emulated = emulation.furnished(plan, made_for, base, job.settings.environment)
+        return job.settings.furnish(emulated)
+
     plan = furnish(plans.in_container(state.scene, script.command(step.section, plans.SCRIPT), text))
     with contextlib.closing(
         trace.Watch(job.log, script=step.section.body.splitlines() if numbered else None)

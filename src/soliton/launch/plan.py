@@ -194,6 +194,16 @@ class Sys:
 
 
 @record
+class Emulator:
+    """A table of interpreters (binfmt_misc) of the container's user namespace, with the rule `content` in it."""
+
+    content: str
+    target: str = "/proc/sys/fs/binfmt_misc"
+    origin: str = ""
+    kind: Literal["emulator"] = "emulator"
+
+
+@record
 class Dev:
     """`minimal`: null zero full random urandom tty, fd and std links, shm, a new pts (and mqueue with an IPC
     namespace); else the host's /dev, whole. pts: a minimal one has terminals of its own.
@@ -246,7 +256,7 @@ class GroupFile:
     kind: Literal["group"] = "group"
 
 
-Mount = Bind | DataBind | Tmpfs | Proc | Sys | Dev | SynthesizedFile | PasswdFile | GroupFile
+Mount = Bind | DataBind | Tmpfs | Proc | Sys | Emulator | Dev | SynthesizedFile | PasswdFile | GroupFile
 
 
 @record
