@@ -141,7 +141,7 @@ pub enum Layer {
 pub enum Surface {
     ReadOnly(Layer),
     Tmpfs { size: u64 },
-    Upper { upper: Text, work: Text, image: Option<ExtRoot> },
+    Upper { upper: Text, work: Text, image: Option<ExtRoot>, lock: Option<Text> },
     Direct,
 }
 
@@ -155,6 +155,7 @@ struct SurfaceRecord {
     upper: Option<Text>,
     work: Option<Text>,
     image: Option<Root>,
+    lock: Option<Text>,
 }
 
 impl TryFrom<SurfaceRecord> for Surface {
@@ -167,6 +168,7 @@ impl TryFrom<SurfaceRecord> for Surface {
             "upper" => Ok(Surface::Upper {
                 upper: needed(record.upper, "upper")?,
                 work: needed(record.work, "work")?,
+                lock: record.lock,
                 image: match record.image {
                     None => None,
                     Some(Root::Ext(image)) => Some(image),

@@ -188,6 +188,59 @@ def test_one_writes_or_many_read_and_the_owner_is_named(soliton: Program, base: 
     assert soliton("exec", "-o", "o.img:ro", base, "cat", "/sequence").ok().out == "0\n1\n2\n3\n4\n"
 
 
+def test_one_writes_into_a_directory_and_the_owner_is_named(soliton: Program, base: Path, tree: Path) -> None:
+    folder = soliton.cwd / "over lay é"
+    folder.mkdir()
+    for image, isolation in ((base, ()), (tree, ("--pid",))):
+        writer = soliton.start(
+            "exec", *isolation, "-o", folder, image, "sh", "-c", "echo ready; exec sleep 1000"
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        second = soliton("exec", "-o", folder, image, "true")
+        assert second.status == 255
+        assert f"`{folder}` is in use for writing" in second.err
+        assert f"process {writer.pid} (" in second.err
+        assert second.err.count("\n") <= 3
+        # Who only reads is free to.
+        soliton("exec", "-o", f"{folder}:ro", image, "true").ok()
+        # Nothing is left of a writer that was killed.
+        writer.kill()
+        writer.wait()
+        soliton("exec", "-o", folder, image, "touch", "/after").ok()
+    # What goes on in the background writes, too.
+    ready = soliton("exec", "-o", folder, base, "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!").ok()
+    assert "is in use" in soliton("exec", "-o", folder, base, "true").err
+    os.kill(int(ready.out), signal.SIGKILL)
+    for number in range(5):
+        soliton("exec", "-o", folder, base, "sh", "-c", f"echo {number} >> /sequence").ok()
+    assert soliton("exec", "-o", f"{folder}:ro", base, "cat", "/sequence").ok().out == "0\n1\n2\n3\n4\n"
+    assert sorted(os.listdir(folder)) == [".soliton-lock", "upper", "work"]
+
+
+def test_of_many_that_would_write_at_once_one_does(soliton: Program, base: Path) -> None:
+    (soliton.cwd / "o").mkdir()
+    script = "echo in; while [ ! -e stop ]; do sleep 0.1; done"
+    many = [soliton.start("exec", "-o", "o", base, "sh", "-c", script) for _ in range(4)]
+    deadline = time.monotonic() + 120
+    while sum(process.poll() is None for process in many) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (soliton.cwd / "stop").touch()
+    ended = [(process.communicate(timeout=120), process.returncode) for process in many]
+    assert sorted(status for _, status in ended) == [0, 255, 255, 255], ended
+    assert [out for (out, _), status in ended if status == 0] == [b"in\n"]
+
+
+def test_a_lock_that_is_a_link_leads_nowhere(soliton: Program, base: Path) -> None:
+    (soliton.cwd / "o").mkdir()
+    victim = soliton.cwd / "victim"
+    victim.write_text("precious\n")
+    (soliton.cwd / "o/.soliton-lock").symlink_to(victim)
+    failed = soliton("exec", "-o", "o", base, "true")
+    assert (failed.status, victim.read_text()) == (255, "precious\n")
+    assert failed.err.count("\n") <= 3
+
+
 def servers_of(image: Path) -> list[int]:
     """Processes that have the image open."""
     wanted, found = image.stat(), []

@@ -4,6 +4,7 @@
 //! place in the image is its number), and lets the kernel cache everything for ever: an image never changes.
 
 mod ahead;
+pub mod empty;
 pub(crate) mod protocol;
 pub(crate) mod reply;
 mod server;

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use super::protocol::OUT_HEADER;
+use super::protocol::{FOREVER, MAX_PAGES, OUT_HEADER, VERSION, init};
 
 pub struct Reply {
     buffer: Vec<u8>,
@@ -47,6 +47,28 @@ impl Reply {
 
     pub fn zeros(&mut self, count: usize) {
         self.buffer.resize(self.buffer.len() + count, 0);
+    }
+
+    /// The answer to INIT. readahead, offered: what the kernel would do, and knows.
+    pub fn init(&mut self, offered: u32, readahead: u32) {
+        self.u32(VERSION.0);
+        self.u32(VERSION.1);
+        self.u32(readahead.max(1 << 20));
+        self.u32(offered & init::WANTED);
+        self.u16(64); // requests in the background: read-ahead
+        self.u16(48); // congestion threshold
+        self.u32(4096); // largest write: none ever comes
+        self.u32(1); // time granularity, ns
+        self.u16(MAX_PAGES);
+        self.zeros(64 - 30);
+    }
+
+    /// Node 0 with a validity: the kernel remembers that there is no such name.
+    pub fn no_entry(&mut self) {
+        self.u64(0);
+        self.u64(0);
+        self.u64(FOREVER);
+        self.zeros(128 - 24);
     }
 
     /// Room of `count` bytes to be filled in place.

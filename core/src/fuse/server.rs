@@ -8,9 +8,7 @@ use rustix::io::Errno;
 
 use super::Ids;
 use super::ahead::{Afterwards, Ahead, node_of};
-use super::protocol::{
-    DEVICE_CLONE, FOREVER, MAX_PAGES, OUT_HEADER, REQUEST_SIZE, ROOT, Request, VERSION, init, opcode,
-};
+use super::protocol::{DEVICE_CLONE, FOREVER, MAX_PAGES, OUT_HEADER, REQUEST_SIZE, ROOT, Request, opcode};
 use super::reply::Reply;
 use crate::squashfs::directory::Entry;
 use crate::squashfs::format::{Error, kind};
@@ -120,7 +118,7 @@ impl Worker {
             opcode::INIT => {
                 let offered = request.u32(12).ok_or(MALFORMED)?;
                 let readahead = request.u32(8).ok_or(MALFORMED)?;
-                self.init(offered, readahead);
+                self.reply.init(offered, readahead);
                 Ok(())
             }
             opcode::LOOKUP => self.lookup(request.node, request.name(0).ok_or(MALFORMED)?),
@@ -167,20 +165,6 @@ impl Worker {
         }
     }
 
-    fn init(&mut self, offered: u32, readahead: u32) {
-        let reply = &mut self.reply;
-        reply.u32(VERSION.0);
-        reply.u32(VERSION.1);
-        reply.u32(readahead.max(1 << 20));
-        reply.u32(offered & init::WANTED);
-        reply.u16(64); // requests in the background: read-ahead
-        reply.u16(48); // congestion threshold
-        reply.u32(4096); // largest write: none ever comes
-        reply.u32(1); // time granularity, ns
-        reply.u16(MAX_PAGES);
-        reply.zeros(64 - 30);
-    }
-
     fn inode(&self, node: u64) -> Result<Inode, Refusal> {
         let image = &self.server.image;
         Ok(if node == ROOT { image.root()? } else { image.inode(node - 2)? })
@@ -191,11 +175,7 @@ impl Worker {
         match self.server.image.lookup(&directory, name) {
             Ok(inode) => self.entry(&inode),
             Err(Error::NotFound) => {
-                // Node 0 with a validity: the kernel remembers that there is no such name.
-                self.reply.u64(0);
-                self.reply.u64(0);
-                self.reply.u64(FOREVER);
-                self.reply.zeros(128 - 24);
+                self.reply.no_entry();
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -32,6 +32,8 @@ pub struct Opened {
     /// Where there are several: the layers, lowest first.
     layers: Vec<OwnedFd>,
     upper: Option<Upper>,
+    /// The layer that holds the lock of a writable directory.
+    keeper: Option<OwnedFd>,
 }
 
 /// A writable layer and its working directory.
@@ -47,11 +49,13 @@ enum Upper {
 
 /// Opens a plan's root and upper directories on the host. shared: the root, if another process mounted it.
 pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
+    let mut keeper = None;
     let upper = match &plan.surface {
-        Surface::Upper { upper, work, image: None } => {
+        Surface::Upper { upper, work, image: None, lock } => {
+            keeper = lock.as_ref().map(|lock| keep(lock, plan)).transpose()?.flatten();
             Some(Upper::Host(open_layer(upper)?, open_layer(work)?))
         }
-        Surface::Upper { upper, work, image: Some(image) } => {
+        Surface::Upper { upper, work, image: Some(image), .. } => {
             Some(Upper::Inside { tree: ext_tree(image, plan)?, upper: upper.clone(), work: work.clone() })
         }
         _ => None,
@@ -62,9 +66,39 @@ pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
     };
     if roots.len() == 1 && upper.is_none() {
         let tree = shared.map_or_else(|| tree(&roots[0], plan), Ok)?;
-        return Ok(Opened { tree, layers: Vec::new(), upper });
+        return Ok(Opened { tree, layers: Vec::new(), upper, keeper });
     }
-    stack(roots, shared, upper, plan)
+    Ok(Opened { keeper, ..stack(roots, shared, upper, plan)? })
+}
+
+/// Locks a writable directory for as long as an overlay lies on it: what comes back is to be one of the overlay's layers.
+/// None where there is no FUSE, which nobody needs for directories otherwise.
+fn keep(lock: &Text, plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |error: &std::io::Error| {
+        Failure::new("overlay", "open", Errno::from_io_error(error).unwrap_or(Errno::IO)).at(lock)
+    };
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let options = &mut std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    let mut file = options.open(lock.as_path()).map_err(|error| failed(&error))?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(Failure::new("overlay", "open", Errno::INVAL).at(lock));
+    }
+    ext::lock::take(&file, 0, 0, true)
+        .map_err(|errno| Failure::new("locked", "fcntl", errno).at(lock).with("write"))?;
+    // For those who meet the lock on another machine.
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let owner = format!("{} {host}\n", rustix::process::getpid().as_raw_nonzero());
+    let _ = file.set_len(0).and_then(|()| std::io::Write::write_all(&mut file, owner.as_bytes()));
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let (uid, gid) = (plan.identity.uid, plan.identity.gid);
+    let served = fuse::spawn(&lock.to_string(), false, number, move |device| {
+        super::kernel::ignore(libc::SIGTERM);
+        fuse::empty::serve(device, uid, gid);
+        drop(file);
+    });
+    Ok(served.ok())
 }
 
 fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
@@ -161,7 +195,7 @@ fn stack(
     let options = overlay_options(names.join(":").into_bytes(), None, is_by_user(plan, true));
     let tree = session.within(|| make_overlay(&options, trees::INERT))?;
     session.end()?;
-    Ok(Opened { tree, layers, upper })
+    Ok(Opened { tree, layers, upper, keeper: None })
 }
 
 /// A directory of an image by its name, never through a link.
@@ -225,7 +259,7 @@ pub fn assemble(
     missing: &[Missing],
     session: &Session,
 ) -> Result<OwnedFd, Failure> {
-    let Opened { tree, layers, upper } = opened;
+    let Opened { tree, layers, upper, keeper } = opened;
     let attributes = attributes(plan);
     let restrict = |attributes| trees::restrict(tree.as_fd(), attributes).failed("mount", "mount_setattr");
     let at = |name: &str| session.path(name);
@@ -269,7 +303,11 @@ pub fn assemble(
         }
         Surface::Upper { .. } => {
             session.attach(tree.as_fd(), "lower")?;
-            let lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
+            let mut lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
+            if let Some(keeper) = &keeper {
+                session.attach(keeper.as_fd(), "keeper")?;
+                lower.push_str(":keeper");
+            }
             let Some(upper) = upper else {
                 return Err(Failure::because("overlay", "no upper directory is open"));
             };

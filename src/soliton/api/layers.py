@@ -16,9 +16,9 @@ from soliton.images.squashfs import check_superblock
 from soliton.launch.binds import ImageBind
 from soliton.launch.mounts import asked_binds
 from soliton.launch.plan import DirectoryRoot, ExtRoot, ImageRoot, UpperSurface
-from soliton.launch.stack import UPPER, WORK, Over, parse_overlay
+from soliton.launch.stack import LOCK, UPPER, WORK, Over, parse_overlay
 from soliton.record import replace
-from soliton.site.holders import in_use, wait_for_range
+from soliton.site.holders import has_locks, in_use, wait_for_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,20 @@ def require_free(image: ExtRoot) -> None:
     """Waits for who is about to let go of an image; raises LaunchError if somebody goes on using it."""
     if not wait_for_range(image.path, image.offset, image.size, write=image.writable):
         raise in_use(image.path, write=image.writable)
+
+
+def _require_free_directory(lock: str) -> None:
+    """The same for the directory of an overlay, of which one container at a time is the writer."""
+    if not wait_for_range(lock, 0, 0, write=True):
+        raise in_use(lock, write=True)
+    if not has_locks(lock):
+        messages.verbose(
+            f"`{os.path.dirname(lock)}` is on a file system without locks: see to it that only one container writes there"
+        )
+    elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        messages.verbose(
+            f"without /dev/fuse `{os.path.dirname(lock)}` cannot be kept locked: see to it that only one container writes there"
+        )
 
 
 def look(
@@ -73,6 +87,8 @@ def look(
     for used in (root, *layers, upper and upper.image, *over.images.values()):
         if isinstance(used, ExtRoot):
             require_free(used)
+    if upper is not None and upper.lock is not None:
+        _require_free_directory(upper.lock)
     return over
 
 
@@ -135,7 +151,7 @@ def _directory(path: str, shown: str, read_only: bool | None) -> Layer | UpperSu
         try:
             for folder in (upper, work):
                 _make(folder)
-            return UpperSurface(upper, work)
+            return UpperSurface(upper, work, lock=os.path.join(path, LOCK))
         except OSError as error:
             if error.errno != errno.EROFS or read_only is False:
                 raise LaunchError(

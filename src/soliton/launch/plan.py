@@ -119,11 +119,14 @@ class TmpfsSurface:
 class UpperSurface:
     """Writes go to the directory `upper`; `work` is an empty directory on the same file system. With an image both are
     directories at its root, made if they are missing.
+
+    lock: a file, made if it is missing, that whoever writes there keeps locked: one container at a time.
     """
 
     upper: str
     work: str
     image: ExtRoot | None = None
+    lock: str | None = None
     kind: Literal["upper"] = "upper"
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Names of the two directories of a writable layer, in a directory or in an image, as the peers have them.
 UPPER, WORK = "upper", "work"
+#: Beside them in a directory: the file that is locked by who writes there.
+LOCK = ".soliton-lock"
 
 
 @record

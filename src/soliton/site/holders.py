@@ -11,6 +11,8 @@ from soliton.errors import LaunchError
 
 #: What the server of an image is called while it only writes the last of what was changed (core/src/ext/lock.rs).
 _FINISHING = "soliton-finish"
+#: The lock in the directory of an overlay (launch/stack.py).
+_LOCK_OF_DIRECTORY = ".soliton-lock"
 #: How long anybody else may take to go away, in seconds.
 _PATIENCE = 1.0
 
@@ -41,6 +43,23 @@ def wait_for_range(path: str, start: int, length: int, *, write: bool) -> bool:
         os.close(fd)
 
 
+def has_locks(path: str) -> bool:
+    """Whether a file, made if it is missing, can be locked by anybody at all."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return True  # Said better by whoever needs it open.
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def _is_finishing(path: str) -> bool:
     wanted = os.stat(path)
     return any(
@@ -51,13 +70,26 @@ def _is_finishing(path: str) -> bool:
 
 
 def in_use(path: str, *, write: bool) -> LaunchError:
-    """What to say where somebody else uses an image."""
+    """What to say where somebody else uses an image, or the directory of an overlay, which is known by its lock."""
     who = holder(path)
+    folder, name = os.path.split(path)
+    is_directory = name == _LOCK_OF_DIRECTORY
+    if who is None and is_directory:
+        who = _written_in(path)
+    shown, what = (folder, "it") if is_directory else (path, "the image")
     return LaunchError(
-        f"`{path}` is in use" + ("" if write else " for writing"),
+        f"`{shown}` is in use" + (" for writing" if is_directory or not write else ""),
         why=f"by {who}" if who else "by a container of another user or on another machine",
-        remedy="wait for its end" + (", or use the image read-only, with `:ro`" if write else ""),
+        remedy="wait for its end" + (f", or use {what} read-only, with `:ro`" if write else ""),
     )
+
+
+def _written_in(lock: str) -> str | None:
+    """The process and machine that whoever has a lock wrote into it."""
+    pid, _, host = _text(lock)[:300].strip().partition(" ")
+    if not pid.isdigit() or not host.replace("-", "").replace(".", "").isalnum():
+        return None
+    return f"process {pid} on {host}"
 
 
 def holder(path: str) -> str | None:
