@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -84,13 +85,25 @@ def processes(soliton: Program) -> set[int]:
             state, session = rest.split()[0], int(rest.split()[3])
             if state in "ZX" or not name.startswith("soliton"):
                 continue
+            if session == int(entry.name) and is_monitor(entry, Path("/proc", rest.split()[1]), soliton):
+                SESSIONS.add(session)
             if session in SESSIONS or mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.add(int(entry.name))
-                if session == int(entry.name) and name == "soliton":
-                    SESSIONS.add(session)
         except OSError:
             continue
     return found
+
+
+def is_monitor(process: Path, parent: Path, soliton: Program) -> bool:
+    """Whether it is one of this home's: nobody may look into it, so its starter and its record tell."""
+    with contextlib.suppress(OSError):
+        if f"HOME={soliton.home}".encode() in (parent / "environ").read_bytes().split(b"\0"):
+            return True
+    for path in soliton.home.glob(f".apptainer/instances/app/*/{ME}/*/*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text())["ppid"] == int(process.name):
+                return True
+    return False
 
 
 def record(soliton: Program, name: str) -> dict[str, object]:
@@ -393,10 +406,17 @@ def test_neither_a_closed_terminal_nor_the_starters_end_matters(instances: Progr
 def test_its_output_does_not_keep_a_pipe_open(instances: Program, service: Path) -> None:
     result = instances("instance", "start", service, "a").ok()  # reads both streams to their ends
     assert result.err == "INFO:    instance started successfully\n"
+    assert names(instances) == ["a"]
+
+
+def test_nobody_looks_into_what_watches_over_it(instances: Program, service: Path) -> None:
+    """Through its descriptors a program in another container of the user's would reach the host's directories."""
+    instances("instance", "start", service, "a").ok()
     known = record(instances, "a")
-    for number in (known["ppid"],):
-        links = [os.readlink(entry) for entry in Path(f"/proc/{number}/fd").iterdir()]
-        assert not [link for link in links if link.startswith("pipe:")]
+    for number in (known["ppid"], known["pid"]):
+        for name in ("fd", "root", "cwd", "exe", "ns/mnt"):
+            with pytest.raises(PermissionError):
+                os.stat(f"/proc/{number}/{name}/.")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

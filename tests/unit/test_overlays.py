@@ -96,7 +96,7 @@ def test_a_directory_gets_its_two_directories(tmp_path: Path) -> None:
     root.mkdir()
     first.mkdir()
     over = look(str(first), image=root)
-    assert over.upper == UpperSurface(f"{first}/upper", f"{first}/work")
+    assert over.upper == UpperSurface(f"{first}/upper", f"{first}/work", lock=f"{first}/.soliton-lock")
     assert (first / "upper").is_dir()
     assert look(f"{first}:ro", image=root).layers == (DirectoryRoot(f"{first}/upper"),)
     assert look(f"{root}:ro", image=root).layers == (DirectoryRoot(str(root)),)

@@ -86,6 +86,7 @@ fn become_inner(
             otherwise(child, outside.as_fd(), queue.as_fd());
             kernel::close_all_but(&[outside.as_fd(), queue.as_fd()]);
             let _ = rustix::process::chdir(c"/"); // holds no directory of the host's
+            kernel::hide().failed("confinement", "prctl")?;
             Launcher { child, channel: outside, queue, has_init }.wait()
         }
     }

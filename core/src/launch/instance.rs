@@ -10,12 +10,16 @@
 //! the record away. When the monitor is killed, process 1 sees the channel between them end, and goes; the record is
 //! then stale and is taken away by whoever next looks at it.
 //!
-//! A `--sharens` container without a PID namespace has no process inside: the monitor itself holds its namespaces.
+//! Those who join come by the door (`door.rs`). A container that processes share (`--sharens`) has no payload of its own, and ends
+//! with the last who came in; without a PID namespace it has no process inside at all: the monitor holds its namespaces.
+//!
+//! Nobody may look into the monitor: in the user namespace of containers it is the one that has things of the host's open.
 //!
 //! The words to whoever starts it, on `channel`: `pid N` (process 1), `ready` when all but executing is done, then a byte
 //! from there (the record is written), then nothing more if the payload was executed, else `failed STATUS`. If the starter
 //! goes before that byte, so does everything here.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -24,9 +28,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitIdOptions, WaitOptions};
 use serde::Deserialize;
 
+use super::door::Door;
 use super::failure::{Context, Failure};
 use super::init::{SIGNALS, end_of};
 use super::kernel::{self, Forked};
@@ -40,6 +45,8 @@ use crate::text::Text;
 const END: i32 = libc::SIGPWR;
 /// The same, from the monitor to process 1.
 const END_WORD: u8 = 0;
+/// To wait for a child's end without taking its status away.
+const ENDED: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOWAIT);
 /// Copies of one signal, sent to a group of these processes, arrive within this time.
 const SAME_SIGNAL: Duration = Duration::from_millis(20);
 
@@ -55,8 +62,10 @@ struct Request {
     records: RawFd,
     name: Text,
     title: Text,
-    /// A process, by pidfd, with whose end the instance ends.
-    until: Option<RawFd>,
+    /// A listening socket, what to show there, and whether the instance ends with the last who came in.
+    door: RawFd,
+    token: Text,
+    shared: bool,
 }
 
 /// What an instance has and a foreground launch has not.
@@ -67,7 +76,9 @@ pub struct Instance {
     records: OwnedFd,
     name: Text,
     title: Text,
-    until: Option<OwnedFd>,
+    /// None once nobody is let in any more.
+    door: RefCell<Option<Door>>,
+    shared: bool,
     /// Whoever starts it.
     starter: Option<OwnedFd>,
 }
@@ -86,6 +97,16 @@ pub fn run(fd: RawFd) -> i32 {
         let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
         fd
     };
+    let door = match Door::new(own(request.door), request.token, request.shared) {
+        Ok(door) => door,
+        Err(errno) => {
+            super::failure::fatal(
+                "the instance cannot be started",
+                &[&format!("/proc/self/ns: {}", std::io::Error::from(errno))],
+            );
+            return super::FAILURE;
+        }
+    };
     let instance = Instance {
         channel: own(request.channel),
         out: own(request.out),
@@ -93,7 +114,8 @@ pub fn run(fd: RawFd) -> i32 {
         records: own(request.records),
         name: request.name,
         title: request.title,
-        until: request.until.map(own),
+        door: RefCell::new(Some(door)),
+        shared: request.shared,
         starter: rustix::process::getppid()
             .and_then(|starter| rustix::process::pidfd_open(starter, PidfdFlags::empty()).ok()),
     };
@@ -105,11 +127,16 @@ pub fn run(fd: RawFd) -> i32 {
 }
 
 impl Instance {
-    /// Where there is no PID namespace: holds the namespaces until it is told to go. Does not return in practice.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Where there is no PID namespace: holds the namespaces until nobody is left, or it is told to go.
     pub fn hold(&self, plan: &Plan) -> Result<Infallible, Failure> {
         kernel::block_signals(true);
         let queue = kernel::signal_queue().failed("userns", "signalfd")?;
         give_up_capabilities(plan)?;
+        kernel::hide().failed("confinement", "prctl")?;
         self.say(&format!("pid {}\n", rustix::process::getpid().as_raw_nonzero()));
         if !self.await_record() {
             self.forget();
@@ -119,20 +146,27 @@ impl Instance {
         kernel::set_title(self.title.as_bytes());
         self.keep_open(&[queue.as_fd()]);
         loop {
-            let mut entries = vec![PollFd::new(&queue, PollFlags::IN)];
-            entries.extend(self.until.as_ref().map(|until| PollFd::new(until, PollFlags::IN)));
-            let _ = poll(&mut entries, None);
-            let over = entries.get(1).is_some_and(|entry| !entry.revents().is_empty());
-            drop(entries);
-            let mut asked = false;
-            while let Some(arrived) = kernel::next_signal(queue.as_fd()) {
-                asked |= arrived.signal != libc::SIGCHLD && !arrived.by_kernel;
+            let mut over = !self.attend();
+            if !over {
+                self.wait_for(&[queue.as_fd()], true);
             }
-            if over || asked {
+            while let Some(arrived) = kernel::next_signal(queue.as_fd()) {
+                over |= arrived.signal != libc::SIGCHLD && !arrived.by_kernel;
+            }
+            if over {
                 self.forget();
                 kernel::exit_now(0);
             }
         }
+    }
+
+    /// In a process inside that has no program of its own to become: it ends once the instance is known.
+    pub fn stand_by(&self) -> ! {
+        if !self.await_record() {
+            kernel::kill_first(END);
+            kernel::exit_now(super::FAILURE);
+        }
+        kernel::exit_now(0)
     }
 
     /// Watches over process 1 from outside.
@@ -141,18 +175,21 @@ impl Instance {
         kernel::set_title(self.title.as_bytes());
         // The monitor only waits; a mistake in it is to be worth nothing.
         let _ = give_up_capabilities(plan);
+        let _ = kernel::hide();
         self.keep_open(&[inside, queue]);
         let _ = rustix::process::chdir(c"/");
         let mut starter = self.starter.as_ref();
+        let mut recorded = false;
         loop {
-            let ends = [self.until.as_ref(), starter];
-            let mut entries = vec![PollFd::new(&queue, PollFlags::IN)];
-            entries.extend(ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::IN)));
-            let _ = poll(&mut entries, None);
-            let ended = |end: Option<&OwnedFd>| end.is_some_and(has_ended);
-            drop(entries);
-            let mut over = ended(self.until.as_ref());
-            if ended(starter) {
+            // Before that the container is not complete.
+            recorded |= self.is_recorded();
+            let mut over = recorded && !self.attend();
+            if !over {
+                let mut waited_for = vec![queue];
+                waited_for.extend(starter.map(AsFd::as_fd));
+                self.wait_for(&waited_for, recorded);
+            }
+            if starter.is_some_and(has_ended) {
                 starter = None;
                 // Killed before others could know of this instance: nobody would ever end it.
                 over |= !self.is_recorded();
@@ -164,7 +201,10 @@ impl Instance {
                 }
             }
             if over {
+                // Whoever comes now has to make another one.
+                self.door.take();
                 kernel::kill(child, libc::SIGKILL);
+                let _ = rustix::process::waitid(rustix::process::WaitId::Pid(child), ENDED);
             }
             if let Ok(Some((_, status))) = rustix::process::waitpid(Some(child), WaitOptions::NOHANG)
                 && let Some(status) = end_of(status)
@@ -175,8 +215,27 @@ impl Instance {
         }
     }
 
+    /// Sees to who is at the door. False: it is a shared container, and nobody is left.
+    fn attend(&self) -> bool {
+        self.door.borrow_mut().as_mut().is_none_or(Door::attend)
+    }
+
+    /// Waits for something to happen. at_door: also there; else for a moment only, since nothing tells when the record is there.
+    fn wait_for(&self, others: &[BorrowedFd<'_>], at_door: bool) {
+        let door = self.door.borrow();
+        let door = door.as_ref().filter(|_| at_door);
+        let mut entries: Vec<PollFd<'_>> =
+            others.iter().map(|other| PollFd::from_borrowed_fd(*other, PollFlags::IN)).collect();
+        entries.extend(
+            door.iter().flat_map(|door| door.events()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        let _ = poll(&mut entries, if at_door { None } else { Some(&moment) });
+    }
+
     /// Takes the record away. Nobody else does while this process lives.
     fn forget(&self) {
+        self.door.take();
         let _ = rustix::fs::unlinkat(&self.records, self.record(), AtFlags::empty());
         // Fails if somebody has taken the name meanwhile.
         let _ = rustix::fs::unlinkat(&self.records, self.name.as_bytes(), AtFlags::REMOVEDIR);
@@ -193,7 +252,9 @@ impl Instance {
     fn keep_open(&self, others: &[BorrowedFd<'_>]) {
         let mut keep = others.to_vec();
         keep.push(self.records.as_fd());
-        keep.extend(self.until.iter().chain(&self.starter).map(AsFd::as_fd));
+        keep.extend(self.starter.as_ref().map(AsFd::as_fd));
+        let door = self.door.borrow();
+        keep.extend(door.iter().flat_map(Door::descriptors));
         kernel::close_all_but(&keep);
     }
 

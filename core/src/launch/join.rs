@@ -2,9 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::fs::Mode;
+use rustix::io::FdFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Deserialize;
 
@@ -13,20 +12,18 @@ use super::init::{self, Inside};
 use super::{FAILURE, kernel};
 use crate::plan::Plan;
 use crate::request;
-use crate::text::Text;
 
 /// In the order in which they are entered: the first gives the right to enter the others, and behind the mount namespace
 /// nothing of the host's can be opened any more.
-const NAMESPACES: [&str; 7] = ["user", "ipc", "uts", "net", "cgroup", "pid_for_children", "mnt"];
+pub const NAMESPACES: [&str; 7] = ["user", "ipc", "uts", "net", "cgroup", "pid_for_children", "mnt"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
     /// Of its plan count the identity and the process; the rest has been carried out by the instance.
     plan: Plan,
-    /// The instance's monitor, and when it started (field 22 of its `stat`, proc(5)).
-    pid: i32,
-    start: u64,
+    /// As they were handed out at the instance's door, in the order of `NAMESPACES`.
+    namespaces: Vec<RawFd>,
 }
 
 /// The verb; returns the exit status if the command could not be executed.
@@ -55,16 +52,16 @@ pub fn run(fd: RawFd) -> i32 {
 
 /// Enters every namespace of the instance that this process is not in already.
 fn enter(request: &Request) -> Result<Option<Inside>, Failure> {
-    let gone = || Failure::because("instance", "it has ended");
-    let pid = Pid::from_raw(request.pid).ok_or_else(gone)?;
-    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    let mut opened = Vec::new();
-    for name in NAMESPACES {
-        opened.extend(differing(request.pid, name)?.map(|namespace| (name, namespace)));
+    if request.namespaces.len() != NAMESPACES.len() {
+        return Err(Failure::because("instance", "it has ended"));
     }
-    // Only now is it certain whose these are: the process still lives, and is the one that was recorded.
-    if started(request.pid) != Some(request.start) || super::instance::has_ended(&process) {
-        return Err(gone());
+    let mut opened = Vec::new();
+    for (name, fd) in NAMESPACES.into_iter().zip(&request.namespaces) {
+        let theirs = OwnedFd::from(request::take_descriptor(*fd));
+        rustix::io::fcntl_setfd(&theirs, FdFlags::CLOEXEC).failed("instance", "fcntl")?;
+        if differs(name, &theirs)? {
+            opened.push((name, theirs));
+        }
     }
     // Whoever is inside may look at every process that comes there.
     kernel::hide().failed("confinement", "prctl")?;
@@ -90,28 +87,9 @@ fn kind_of(name: &str) -> Option<LinkNameSpaceType> {
     })
 }
 
-/// A namespace of another process, unless this process is in it too.
-fn differing(pid: i32, name: &str) -> Result<Option<OwnedFd>, Failure> {
-    let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let path = format!("/proc/{pid}/ns/{name}");
-    let theirs = match open(&path) {
-        Ok(theirs) => theirs,
-        Err(Errno::NOENT)
-            if rustix::fs::access(format!("/proc/{pid}").as_str(), rustix::fs::Access::EXISTS).is_err() =>
-        {
-            return Err(Failure::because("instance", "it has ended"));
-        }
-        Err(errno) => return Err(Failure::new("instance", "open", errno).at(&Text::from(path.as_str()))),
-    };
-    let ours = open(&format!("/proc/self/ns/{name}")).failed("instance", "open")?;
-    let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    let same =
-        identity(&ours).failed("instance", "fstat")? == identity(&theirs).failed("instance", "fstat")?;
-    Ok((!same).then_some(theirs))
-}
-
-/// When a process started, in clock ticks since boot.
-fn started(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(')').next()?.split_ascii_whitespace().nth(19)?.parse().ok()
+/// Whether a namespace is another one than this process is in.
+fn differs(name: &str, theirs: &OwnedFd) -> Result<bool, Failure> {
+    let ours = rustix::fs::stat(format!("/proc/self/ns/{name}").as_str()).failed("instance", "stat")?;
+    let theirs = rustix::fs::fstat(theirs).failed("instance", "fstat")?;
+    Ok((ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino))
 }

@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod copies;
 pub mod data;
 pub mod dev;
+mod door;
 pub mod failure;
 pub mod files;
 pub mod glob;
@@ -165,12 +166,18 @@ fn start(
     if let Some(instance) = instance.filter(|_| !instance::has_process(plan)) {
         return instance.hold(plan);
     }
-    process::change_directory(&plan.process)?;
+    let shared = instance.filter(|instance| instance.is_shared());
+    if shared.is_none() {
+        process::change_directory(&plan.process)?;
+    }
     process::confine(plan)?;
     // From here on code of the image may run beside this process.
     kernel::hide().failed("confinement", "prctl")?;
     if let Some(inside) = inside {
         inside.become_payload(plan.process.init, instance)?;
+    }
+    if let Some(shared) = shared {
+        shared.stand_by();
     }
     process::keep_descriptors(&plan.process.keep_fds)?;
     let command = process::Command::of(plan)?;

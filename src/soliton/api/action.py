@@ -337,6 +337,12 @@ def start(
     image = find_image(request, fetching)
     root = image.runnable()
     if request.unsquash and isinstance(root, ImageRoot):
+        if request.sharens:
+            raise SolitonError(
+                "`--unsquash` and `--sharens` exclude each other",
+                why="what is unpacked goes with the process that unpacked it",
+                remedy="unpack the image once: `build --sandbox DIRECTORY IMAGE`",
+            )
         from soliton.api.unpacked import run_unpacked
 
         enter_limits(request)
@@ -356,5 +362,9 @@ def start(
         from soliton.launch.shortcut import store
 
         store(call, request, image, plan, host, compiler(request, image), told)
+    if request.sharens:
+        from soliton.api.sharens import share
+
+        share(request, plan, image.path)
     enter_limits(request)
     core.become("launch", plan)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import secrets
 import select
 import signal
 import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from soliton import core, messages
 from soliton.api.action import find_image, prepare, reporter
 from soliton.errors import LaunchError, SolitonError, TargetError
+from soliton.launch import doors
 from soliton.launch import instance as records
 from soliton.launch.binds import parse_home
 from soliton.launch.compile import compile as compile_plan
@@ -63,7 +66,7 @@ def places(user: str | None = None) -> list[Place]:
     ]
 
 
-def _writable_place() -> Place:
+def writable_place() -> Place:
     """The first place that can be written: the home may be read-only, or its quota used up."""
     preferred, on_this_machine = places()
     try:
@@ -127,7 +130,7 @@ def start(
         raise SolitonError("an instance cannot be started from another instance", remedy="name its image")
     if any(place.find(name) for place in places()):
         raise records.already(name)
-    place = _writable_place()
+    place = writable_place()
     image = find_image(request, fetching)
     request = replace(request, instance=name, pid=True)
     plan = prepare(request, image)
@@ -171,6 +174,23 @@ def _pid_file(path: str | None) -> Iterator[Callable[[int], None]]:
                 os.unlink(path)
 
 
+@dataclass(frozen=True)
+class Door:
+    """Where others come in. shared: the container ends with the last of them."""
+
+    socket: socket.socket
+    name: str
+    token: str
+    shared: bool = False
+
+    @staticmethod
+    def fresh() -> Door:
+        name, token = f"soliton-{os.getuid()}-{secrets.token_hex(16)}", secrets.token_hex(16)
+        made = doors.make(name)
+        assert made is not None  # Nobody has guessed the name.
+        return Door(made, name, token)
+
+
 def launch(
     plan: Plan,
     place: Place,
@@ -179,17 +199,20 @@ def launch(
     *,
     image: str,
     cgroup: str | None = None,
-    sharens: bool = False,
-    until: int | None = None,
+    door: Door | None = None,
 ) -> Instance:
     """Has the core carry out a plan in the background, under a name that is the caller's from here on.
 
-    until: a pidfd; the instance ends with that process.
+    door: by which others come in; None makes one.
     """
     claim = place.claim(name)
     try:
-        out_path, err_path = place.log_paths(name)
+        shared = door is not None and door.shared
+        out_path, err_path = (os.devnull, os.devnull) if shared else place.log_paths(name)
         with contextlib.ExitStack() as open_files:
+            if door is None:
+                door = Door.fresh()
+                open_files.callback(door.socket.close)
             descriptors = [
                 _log(out_path, open_files),
                 _log(err_path, open_files),
@@ -206,9 +229,11 @@ def launch(
                 "records": descriptors[2],
                 "name": name,
                 "title": title,
-                "until": until,
+                "door": door.socket.fileno(),
+                "token": door.token,
+                "shared": door.shared,
             }
-            passed = [theirs.fileno(), *descriptors, *([] if until is None else [until])]
+            passed = [theirs.fileno(), *descriptors, door.socket.fileno()]
             with ours:
                 child = core.start("instance", ask, pass_fds=passed, title=title)
                 open_files.close()
@@ -225,14 +250,16 @@ def launch(
                         pid=pid,
                         monitor=monitor,
                         monitor_pid=monitor.pid,
-                        log_out=out_path,
-                        log_err=err_path,
+                        log_out="" if shared else out_path,
+                        log_err="" if shared else err_path,
                         cgroup=cgroup,
                         userns=bool(plan.identity.uid_map),
                         fakeroot=request.fakeroot,
                         contain=request.settled().contain,
                         home=plan.process.environment.fixed.get("HOME", "/"),
-                        sharens=sharens,
+                        sharens=shared,
+                        door=door.name,
+                        token=door.token,
                     )
                     claim.record(instance)
                     starter.go()
@@ -420,7 +447,13 @@ def enter(request: ActionRequest, instance: Instance) -> NoReturn:
 
         join_group(instance.cgroup)
     messages.debug(f"joining the namespaces of process {instance.monitor.pid}")
-    core.become("join", {"plan": plan, "pid": instance.monitor.pid, "start": instance.monitor.start})
+    visitor = doors.knock(instance.door, instance.token)
+    namespaces = doors.come_in(visitor) if visitor is not None else []
+    if not namespaces:
+        raise LaunchError(f"the instance `{instance.name}` cannot be joined", why="it has ended")
+    for fd in namespaces:
+        os.set_inheritable(fd, True)
+    core.become("join", {"plan": plan, "namespaces": namespaces})
 
 
 def plan_to_join(request: ActionRequest, instance: Instance, host: hosts.Host) -> Plan:

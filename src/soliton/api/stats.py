@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soliton.errors import SolitonError
+from soliton.launch import doors
 from soliton.launch.instance import Instance, stat_fields
 from soliton.site import cgroups
 
@@ -132,7 +133,7 @@ def _inside(instance: Instance) -> list[int]:
     for pid in found:
         found += children.get(pid, [])
     known = set(found)
-    namespace = _namespace(f"/proc/{instance.monitor_pid}/ns/pid_for_children")
+    namespace = doors.pid_namespace(instance.door, instance.token)
     for pid in parents:
         if pid not in known and namespace is not None and _namespace(f"/proc/{pid}/ns/pid") == namespace:
             found.append(pid)

@@ -83,6 +83,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         hostname=text("hostname"),
         dns=words("dns"),
         no_init=flag("no-init"),
+        sharens=flag("sharens"),
         fakeroot=flag("fakeroot"),
         writable=flag("writable"),
         writable_tmpfs=flag("writable-tmpfs"),

@@ -63,6 +63,7 @@ class Instance:
     pid: process 1 of the container. monitor: the process outside that watches over it.
     cgroup: the path of the control group made for its limits, below the mount of cgroups; None if none was made.
     fakeroot, contain, home: of the start, for those who join. sharens: held for `--sharens`.
+    door, token: where its namespaces are handed out, and to whom (launch/doors.py).
     foreign: recorded by another program.
     """
 
@@ -80,6 +81,8 @@ class Instance:
     contain: bool = False
     home: str = "/"
     sharens: bool = False
+    door: str = ""
+    token: str = ""
     foreign: bool = False
     monitor_pid: int = 0
 
@@ -357,6 +360,8 @@ def _to_json(instance: Instance) -> str:
         "contain": instance.contain,
         "home": instance.home,
         "cgroup": instance.cgroup,
+        "door": instance.door,
+        "token": instance.token,
     }
     return json.dumps(
         {
@@ -403,5 +408,7 @@ def _from_json(name: str, record: dict[str, Any]) -> Instance:
         fakeroot=bool(own["fakeroot"]),
         contain=bool(own["contain"]),
         home=str(own["home"]),
+        door=str(own["door"]),
+        token=str(own["token"]),
         **common,
     )

@@ -58,6 +58,7 @@ class ActionRequest:
     hostname: str | None = None
     dns: tuple[str, ...] = ()
     no_init: bool = False
+    sharens: bool = False
     fakeroot: bool = False
     writable: bool = False
     writable_tmpfs: bool = False

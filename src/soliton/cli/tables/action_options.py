@@ -206,7 +206,6 @@ _PID = (
         "sharens",
         keys=("SHARENS",),
         group=ISOLATION,
-        supported=False,
         help="processes started by the same parent share one container",
     ),
 )

@@ -1,0 +1,168 @@
+"""`--sharens`: what the same parent starts is in one container, which ends with the last of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.program import Program
+from tests.system.test_instances import eventually, names
+
+#: Starts as many commands as it is told at once, as mpirun does on a node, and waits for all.
+LAUNCHER = """
+import os, subprocess, sys
+count, words = int(sys.argv[1]), sys.argv[2:]
+ranks = [subprocess.Popen(words, env={**os.environ, "RANK": str(rank)}) for rank in range(count)]
+sys.exit(max(rank.wait() for rank in ranks))
+"""
+KINDS = "user ipc uts net pid mnt"
+SHOW = f"echo $(for kind in {KINDS}; do readlink /proc/self/ns/$kind; done)"
+
+
+@pytest.fixture
+def sharing(soliton: Program) -> Iterator[Program]:
+    """The program; in the end no container of several processes is left."""
+    alone = soliton.having(SOLITON_IMAGE_SERVER="off")
+    yield alone
+    eventually(lambda: not names(alone, "--all"), lambda: f"left: {names(alone, '--all')}")
+    assert not list(soliton.home.glob(".apptainer/instances/*/*/*/*"))
+
+
+def siblings(soliton: Program, count: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/usr/bin/python3", "-c", LAUNCHER, str(count), soliton.name, *map(str, words)],
+        cwd=soliton.cwd,
+        env=soliton.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("isolation", [(), ("--containall",), ("--fakeroot", "--pid")])
+def test_siblings_are_in_one_container(
+    sharing: Program, busybox_sif: Path, isolation: tuple[str, ...]
+) -> None:
+    # Each waits until it sees the files of all others, in the container's own /tmp where it has one.
+    place = "/tmp" if "--containall" in isolation else f"'{sharing.cwd}'"
+    meet = f"touch {place}/rank-$$; until [ $(ls {place} | grep -c rank-) = 8 ]; do sleep 0.05; done; {SHOW}"
+    done = siblings(sharing, 8, "exec", "--sharens", *isolation, busybox_sif, "sh", "-c", meet)
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = done.stdout.splitlines()
+    assert len(seen) == 8 and len(set(seen)) == 1, seen
+    assert seen[0].count(":[") == len(KINDS.split())
+    here = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt")]
+    assert not [kind for kind in here if kind in seen[0]]
+    if "--containall" in isolation:
+        assert not list(Path("/tmp").glob("rank-*"))
+
+
+def test_processes_of_other_parents_or_of_other_wishes_are_apart(sharing: Program, busybox_sif: Path) -> None:
+    ready = [
+        sharing.start("exec", "--sharens", *words, busybox_sif, "sh", "-c", f"{SHOW}; exec sleep 1000")
+        for words in ((), (), ("--bind", "/usr:/mnt"))
+    ]
+    seen = [one.stdout.readline() for one in ready if one.stdout]
+    assert seen[0] == seen[1] != seen[2]
+    other = siblings(sharing, 1, "exec", "--sharens", busybox_sif, "sh", "-c", SHOW)
+    assert other.stdout.encode() not in seen
+    assert len(names(sharing, "--all")) == 2
+    assert names(sharing) == []
+    # As long as one is there, the container is.
+    ready[0].kill()
+    ready[0].wait()
+    late = sharing("exec", "--sharens", busybox_sif, "sh", "-c", SHOW).ok()
+    assert late.out.encode() == seen[1]
+    for one in ready[1:]:
+        one.kill()
+        one.wait()
+
+
+def test_output_of_one_ends_although_another_goes_on(sharing: Program, busybox_sif: Path) -> None:
+    """The container belongs to all: what keeps it together holds no pipe of who came first."""
+    words = ("exec", "--sharens", "--pid", busybox_sif, "sh", "-c")
+    first = sharing.start(*words, "echo ready; until [ -e go ]; do sleep 0.1; done; echo done")
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"ready\n"
+    second = sharing.start(*words, "echo ready; exec sleep 1000")
+    assert second.stdout is not None
+    assert second.stdout.readline() == b"ready\n"
+    (sharing.cwd / "go").touch()
+    assert first.communicate(timeout=120)[0] == b"done\n"
+    assert second.poll() is None
+    second.kill()
+    second.wait()
+
+
+@pytest.mark.parametrize("isolation", [(), ("--pid",)])
+@pytest.mark.parametrize("victim", ["monitor", "first", "rank"])
+def test_a_process_that_is_killed_leaves_nothing(
+    sharing: Program, busybox_sif: Path, isolation: tuple[str, ...], victim: str
+) -> None:
+    words = ("exec", "--sharens", *isolation, busybox_sif, "sh", "-c", "echo ready; exec sleep 1000")
+    ranks = [sharing.start(*words) for _ in range(2)]
+    for rank in ranks:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == b"ready\n"
+    (path,) = sharing.home.glob(".apptainer/instances/app/*/*/*/*.json")
+    known = json.loads(path.read_text())
+    os.kill({"monitor": known["ppid"], "first": known["pid"], "rank": ranks[0].pid}[victim], signal.SIGKILL)
+    if victim == "rank" or not isolation:
+        # The others do not need it.
+        assert ranks[1].poll() is None
+        for rank in ranks:
+            rank.kill()
+    for rank in ranks:
+        rank.wait(timeout=120)
+    for number in (int(known["ppid"]), int(known["pid"])):
+        eventually(lambda number=number: is_gone(number))
+    # The next one finds everything as if nothing had been.
+    assert sharing(*words[:-1], "echo again").ok().out == "again\n"
+
+
+def is_gone(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
+    return True
+
+
+def test_status_and_failures_are_those_of_exec(sharing: Program, busybox_sif: Path) -> None:
+    assert siblings(sharing, 3, "exec", "--sharens", busybox_sif, "sh", "-c", "exit 7").returncode == 7
+    missing = siblings(sharing, 2, "exec", "--sharens", "--bind", "/nowhere/at/all", busybox_sif, "true")
+    assert missing.returncode == 255
+    assert missing.stderr.count("FATAL:   the bind source `/nowhere/at/all` does not exist") == 2
+    assert siblings(sharing, 2, "exec", "--sharens", busybox_sif, "nothing").returncode == 255
+    for words, what in (
+        (["--memory", "1G"], "limits of resources and `--sharens` exclude each other"),
+        (["--unsquash"], "`--unsquash` and `--sharens` exclude each other"),
+    ):
+        failed = sharing("exec", "--sharens", *words, busybox_sif, "true")
+        assert (failed.status, what in failed.err) == (255, True)
+
+
+def test_a_writable_overlay_serves_all_of_them(sharing: Program, busybox_sif: Path) -> None:
+    (sharing.cwd / "o").mkdir()
+    words = ("exec", "--sharens", "-o", "o", busybox_sif, "sh", "-c")
+    script = "mkdir -p /ranks && touch /ranks/$$; until [ $(ls /ranks | wc -l) = 4 ]; do sleep 0.1; done"
+    assert siblings(sharing, 4, *words, script).returncode == 0
+    assert len(list((sharing.cwd / "o/upper/ranks").iterdir())) == 4
+
+
+def test_each_has_its_own_variables_and_an_option_by_variable_counts(
+    sharing: Program, busybox_sif: Path
+) -> None:
+    script = f"touch rank-$RANK; until [ $(ls | grep -c rank-) = 3 ]; do sleep 0.1; done; echo $RANK; {SHOW}"
+    for name in ("SOLITON_SHARENS", "APPTAINER_SHARENS"):
+        done = siblings(sharing.having(**{name: "1"}), 3, "exec", busybox_sif, "sh", "-c", script)
+        lines = done.stdout.splitlines()
+        assert sorted(line for line in lines if line.isdigit()) == ["0", "1", "2"]
+        assert len({line for line in lines if ":[" in line}) == 1
