@@ -80,7 +80,7 @@ def test_an_app_that_is_not_there_is_status_1(
             command = ["true"] if words == ("exec",) else []
             result = soliton(*words, *options, "--app", "nope", busybox_sandbox, *command)
             assert result.status == 1, words
-            assert "the app nope cannot be used" in result.err
+            assert "the app `nope` cannot be used" in result.err
     root = tmp_path / "with app"
     shutil.copytree(busybox_sandbox, root, symlinks=True)
     (root / "scif/apps/own/scif").mkdir(parents=True)

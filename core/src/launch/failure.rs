@@ -139,7 +139,15 @@ pub fn explain(failure: &Failure) {
             info(&failure.detail);
             info("a section %test of its definition file gives an image one");
         }
-        "app" => fatal(&format!("the app {name} cannot be used"), &[&failure.detail]),
+        "app" => fatal(&format!("the app `{name}` cannot be used"), &[&failure.detail]),
+        "exec" if failure.call == "execve" => {
+            let reason = std::io::Error::from_raw_os_error(failure.errno).to_string();
+            // Without the number, which tells nobody anything.
+            fatal(
+                &format!("\"{name}\" cannot be executed"),
+                &[reason.split(" (os error").next().unwrap_or(&reason)],
+            );
+        }
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),
     }

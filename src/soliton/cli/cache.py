@@ -56,7 +56,10 @@ def clean(invocation: Invocation) -> int:
     from soliton import messages
     from soliton.api.cache import delete, select
 
-    found = select(_kinds(invocation), days=invocation.integer("days") or 0)
+    days = invocation.integer("days") or 0
+    if days < 0:
+        raise UsageError(f"`{days}` is not a number of days", why="`--days` takes 0 or more")
+    found = select(_kinds(invocation), days=days)
     if invocation.flag("dry-run"):
         for entry in found:
             print(f"{entry.path} ({size(entry.size)})")  # noqa: T201
