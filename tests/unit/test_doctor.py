@@ -52,6 +52,7 @@ def test_on_a_good_machine_all_is_well() -> None:
         (bad("userns", errno.EINVAL), "userns", "problem", "CONFIG_USER_NS"),
         (bad("mountns", errno.ENOSPC), "mountns", "problem", "sysctl user.max_mnt_namespaces="),
         (bad("mountns", errno.EPERM, APPARMOR="1"), "mountns", "problem", "AppArmor"),
+        (bad("mountns", errno.EACCES, APPARMOR="1"), "mountns", "problem", "AppArmor"),
         (bad("fuse", errno.ENOENT), "fuse", "problem", "modprobe fuse"),
         (bad("fuse", errno.EACCES), "fuse", "problem", "chmod 666 /dev/fuse"),
         (bad("overlay", errno.EPERM), "overlay", "note", "5.11"),
@@ -88,6 +89,33 @@ def test_a_failed_launch_points_to_the_finding_that_explains_it(code: str, numbe
     (finding,) = (finding for finding in doctor.findings(facts) if finding.name == name)
     assert failure.why is not None and failure.why in finding.what
     assert failure.remedy is not None and f"`soliton doctor {name}`" in failure.remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "settings", "name", "words"),
+    [
+        # Debian 10 and those like it; RHEL 7; a limit that is reached; Ubuntu 24.04, by the call and by what follows it.
+        ("userns", errno.EPERM, {"CLONE": "0"}, "userns", "sysctl kernel.unprivileged_userns_clone=1"),
+        ("userns", errno.ENOSPC, {"MAX_USER": "0"}, "userns", "sysctl user.max_user_namespaces="),
+        ("userns", errno.ENOSPC, {"MAX_USER": "9", "MAX_MOUNT": "0"}, "mountns", "user.max_mnt_namespaces"),
+        ("userns", errno.ENOSPC, {"MAX_USER": "9", "MAX_MOUNT": "9"}, "userns", "end containers"),
+        ("userns", errno.EPERM, {"APPARMOR": "1"}, "userns", "soliton doctor --apparmor-profile"),
+        ("mount", errno.EACCES, {"APPARMOR": "1"}, "mountns", "soliton doctor --apparmor-profile"),
+        ("mount", errno.EPERM, {"APPARMOR": "1"}, "mountns", "soliton doctor --apparmor-profile"),
+    ],
+)
+def test_each_system_s_way_to_forbid_namespaces_is_told_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, code: str, number: int, settings: dict[str, str], name: str, words: str
+) -> None:
+    texts = {getattr(causes, key): text for key, text in settings.items()}
+    # The functions' own default is the reader that looks at this machine.
+    for function in (causes.userns, causes.mountns, causes.refused_namespaces):
+        monkeypatch.setattr(function, "__defaults__", (texts.get,))
+    monkeypatch.setattr(causes, "read", texts.get)
+    failure = reasons.explain({"code": code, "errno": number, "call": "x"})
+    assert failure.remedy is not None
+    assert words in f"{failure.why} {failure.remedy}"
+    assert failure.remedy.endswith(f"`soliton doctor {name}` tells more")
 
 
 def test_the_profile_names_the_program_and_nothing_can_be_slipped_in() -> None:

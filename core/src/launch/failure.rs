@@ -134,6 +134,9 @@ pub fn report(reporter: &[Text], failure: &Failure) {
 pub fn explain(failure: &Failure) {
     let name = failure.path.as_ref().map(ToString::to_string).unwrap_or_default();
     match failure.code {
+        "not-found" if failure.errno == Errno::ACCESS.raw_os_error() => {
+            fatal(&format!("\"{name}\" cannot be executed"), &["Permission denied"]);
+        }
         "not-found" => fatal(&format!("\"{name}\": executable file not found in $PATH"), &[]),
         "no-test" => {
             info(&failure.detail);

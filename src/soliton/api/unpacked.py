@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from soliton import core
 from soliton.api.action import prepare
+from soliton.errors import LaunchError
 from soliton.launch.plan import DirectoryRoot, ImageRoot
 from soliton.site import config as configuration
 from soliton.site import paths
@@ -23,13 +24,10 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
     """Unpacks, runs and cleans up; the container's status, 128 + n for a signal."""
     parent = paths.temporary(os.environ, request.tmpdir, configured=configuration.current().config.tmp_dir)
-    folder = tempfile.mkdtemp(prefix="soliton-unsquash-", dir=parent)
+    folder = _folder(parent)
     target = os.path.join(folder, "root")
     try:
-        core.converse(
-            "unsquash",
-            {"image": {"path": root.path, "offset": root.offset, "size": root.size}, "target": target},
-        )
+        _unpack(root, target, parent)
         child = core.start("launch", prepare(request, image, DirectoryRoot(target)))
         for number in _FORWARDED:
             # The terminal's own signals reach the container by themselves; being told twice does no harm here.
@@ -39,3 +37,36 @@ def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
         return 128 - status if status < 0 else status
     finally:
         core.converse("remove", {"path": folder, "identity": None})
+
+
+def _folder(parent: str) -> str:
+    """A private directory in which programs can be executed. Raises LaunchError."""
+    remedy = "name a directory on a local disk with `--tmpdir` or TMPDIR"
+    try:
+        if os.statvfs(parent).f_flag & os.ST_NOEXEC:
+            raise LaunchError(
+                f"the image cannot be unpacked in `{parent}`",
+                why="programs there cannot be executed (noexec)",
+                remedy=f"{remedy}; `soliton doctor noexec` tells more",
+            )
+        return tempfile.mkdtemp(prefix="soliton-unsquash-", dir=parent)
+    except OSError as error:
+        raise LaunchError(
+            f"no temporary directory can be made in `{parent}`", why=error.strerror, remedy=remedy
+        ) from None
+
+
+def _unpack(root: ImageRoot, target: str, parent: str) -> None:
+    try:
+        core.converse(
+            "unsquash",
+            {"image": {"path": root.path, "offset": root.offset, "size": root.size}, "target": target},
+        )
+    except core.CoreError as error:
+        if error.code not in ("no-space", "quota"):
+            raise
+        raise LaunchError(
+            f"the image cannot be unpacked in `{parent}`",
+            why="no space is left there" if error.code == "no-space" else "your quota there is used up",
+            remedy="name another directory with `--tmpdir` or TMPDIR; `soliton doctor scratch` tells more",
+        ) from None

@@ -36,19 +36,23 @@ def read(path: str) -> str | None:
         return None
 
 
+def _sysctl(setting: str) -> str:
+    return f"`sysctl {setting}`, and the same line in /etc/sysctl.d for the time after a reboot"
+
+
 def userns(number: int, read: Reader = read) -> Cause:
     """A refused user namespace. number: the errno."""
     if read(MAX_USER) == "0":
-        return Cause("user.max_user_namespaces is 0", admin="`sysctl user.max_user_namespaces=15000`")
+        return Cause("user.max_user_namespaces is 0", admin=_sysctl("user.max_user_namespaces=15000"))
     if number == errno.ENOSPC:
         return Cause(
             f"the limit is reached: user.max_user_namespaces = {read(MAX_USER)}",
             user="end containers that you do not need",
-            admin="`sysctl user.max_user_namespaces=15000`",
+            admin=_sysctl("user.max_user_namespaces=15000"),
         )
     if read(CLONE) == "0":
         return Cause(
-            "kernel.unprivileged_userns_clone is 0", admin="`sysctl kernel.unprivileged_userns_clone=1`"
+            "kernel.unprivileged_userns_clone is 0", admin=_sysctl("kernel.unprivileged_userns_clone=1")
         )
     if read(APPARMOR) == "1":
         return Cause(
@@ -70,11 +74,18 @@ def mountns(number: int, read: Reader = read) -> Cause:
         return Cause(
             f"the limit is reached: user.max_mnt_namespaces = {read(MAX_MOUNT)}",
             user="end containers that you do not need",
-            admin="`sysctl user.max_mnt_namespaces=15000`",
+            admin=_sysctl("user.max_mnt_namespaces=15000"),
         )
-    if number == errno.EPERM and read(APPARMOR) == "1":
+    if number in (errno.EPERM, errno.EACCES) and read(APPARMOR) == "1":
         return userns(number, read)
     return Cause(os.strerror(number) if number else "the kernel gave no reason")
+
+
+def refused_namespaces(number: int, read: Reader = read) -> tuple[str, Cause]:
+    """User and mount namespace are asked for at once: which of the two it was, as the finding of `soliton doctor` is called, and why."""
+    if number == errno.ENOSPC and read(MAX_USER) != "0" and read(MAX_MOUNT) == "0":
+        return "mountns", mountns(number, read)
+    return "userns", userns(number, read)
 
 
 def fuse(number: int) -> Cause:

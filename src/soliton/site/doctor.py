@@ -229,7 +229,7 @@ def _identity(facts: Facts) -> list[Finding]:
             "note",
             f"no subordinate ids: {', '.join(missing) or 'a range of at least 65535'} is missing",
             "you can do without: builds imitate other users, and `--fakeroot` has root alone",
-            "install `uidmap` and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`",
+            "install `uidmap` (RHEL: `shadow-utils`, SUSE: `shadow`) and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`",
         )
     ]
 

@@ -39,7 +39,9 @@ def _told(what: str, cause: causes.Cause, name: str) -> LaunchError:
 
 
 def _userns(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
-    return _told("this machine does not let you make a user namespace", causes.userns(number), "userns")
+    name, cause = causes.refused_namespaces(number)
+    kind = {"userns": "user", "mountns": "mount"}[name]
+    return _told(f"this machine does not let you make a {kind} namespace", cause, name)
 
 
 def _fuse_missing(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
@@ -83,7 +85,8 @@ def _idmap(call: str, number: int, named: str, reason: str, detail: str) -> Laun
     return LaunchError(
         "your subordinate ids cannot be mapped",
         why=detail or f"{call}: {reason}",
-        remedy="the package `uidmap` and an entry for you in /etc/subuid and /etc/subgid are needed",
+        remedy="it takes newuidmap and newgidmap as root installs them (package uidmap, on RHEL shadow-utils) and your"
+        " entries in /etc/subuid and /etc/subgid; `soliton doctor subids` tells more",
     )
 
 
@@ -126,6 +129,9 @@ def _mount(call: str, number: int, named: str, reason: str, detail: str) -> Laun
             remedy="ask the administrator to raise it",
         )
     place = f" at {named}" if named != "it" else ""
+    if number in (errno.EPERM, errno.EACCES) and causes.read(causes.APPARMOR) == "1":
+        # There a user namespace can be made, but nothing be done in it.
+        return _told(f"the container's mounts cannot be made{place}", causes.mountns(number), "mountns")
     return LaunchError(
         f"the container's mounts cannot be made{place}", why=f"{call}: {reason} {detail}".strip()
     )
