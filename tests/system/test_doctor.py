@@ -34,7 +34,11 @@ def test_this_machine_can_run_containers(soliton: Program, has_subordinate_ids: 
     ("script", "name", "remedy"),
     [
         (NO_NAMESPACES, "userns", "sysctl user.max_user_namespaces=15000"),
-        (ONE_NAMESPACE, "userns", "the limit is reached: user.max_user_namespaces = 1"),
+        (
+            ONE_NAMESPACE,
+            "userns",
+            "the limit is reached: user.max_user_namespaces of a container around this one",
+        ),
         (NO_MOUNTS, "mountns", "sysctl user.max_mnt_namespaces=15000"),
         (NO_FUSE, "fuse", "modprobe fuse"),
     ],

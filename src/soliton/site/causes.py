@@ -36,6 +36,13 @@ def read(path: str) -> str | None:
         return None
 
 
+def _limit(setting: str, value: str | None) -> str:
+    """Each user namespace has its own, and is held to those of all around it."""
+    if value is not None and value.isdigit() and int(value) >= 1 << 30:
+        return f"{setting} of a container around this one"
+    return f"{setting} = {value}"
+
+
 def _sysctl(setting: str) -> str:
     return f"`sysctl {setting}`, and the same line in /etc/sysctl.d for the time after a reboot"
 
@@ -46,7 +53,7 @@ def userns(number: int, read: Reader = read) -> Cause:
         return Cause("user.max_user_namespaces is 0", admin=_sysctl("user.max_user_namespaces=15000"))
     if number == errno.ENOSPC:
         return Cause(
-            f"the limit is reached: user.max_user_namespaces = {read(MAX_USER)}",
+            f"the limit is reached: {_limit('user.max_user_namespaces', read(MAX_USER))}",
             user="end containers that you do not need",
             admin=_sysctl("user.max_user_namespaces=15000"),
         )
@@ -72,7 +79,7 @@ def userns(number: int, read: Reader = read) -> Cause:
 def mountns(number: int, read: Reader = read) -> Cause:
     if number == errno.ENOSPC or read(MAX_MOUNT) == "0":
         return Cause(
-            f"the limit is reached: user.max_mnt_namespaces = {read(MAX_MOUNT)}",
+            f"the limit is reached: {_limit('user.max_mnt_namespaces', read(MAX_MOUNT))}",
             user="end containers that you do not need",
             admin=_sysctl("user.max_mnt_namespaces=15000"),
         )
