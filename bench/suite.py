@@ -10,9 +10,11 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import peers
+from bench.cold import Cold
 from bench.measure import once
 from bench.peers import Peer
 from bench.table import Row
@@ -44,20 +46,23 @@ class Suite:
     """Where the fixtures are, which soliton is measured, how often, and the kernel's mount of the image if there is one."""
 
     def __init__(
-        self, directory: Path, program: Path, runs: int, kernel: Path | None, squashfuse: Path | None
+        self,
+        directory: Path,
+        program: Path,
+        runs: int,
+        kernel: Path | None,
+        squashfuse: Path | None,
+        cold: Cold,
     ) -> None:
         self.directory, self.program, self.runs = directory, program, runs
-        self.kernel, self.squashfuse = kernel, squashfuse
+        self.kernel, self.squashfuse, self.cold = kernel, squashfuse, cold
         self.sif = directory / "scipy.sif"
         self.own = Peer("soliton, SIF", (str(program), "exec", str(self.sif)))
 
     def forget(self) -> None:
-        """Lets go of the image and of its pages: what follows is cold."""
+        """Lets go of the image and of what is in memory of it: what follows is cold."""
         subprocess.run([self.program, "mounts", "stop"], capture_output=True, check=True)
-        for path in (self.sif, self.directory / "scipy.squashfs"):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self.cold.drop()
 
 
 def best(run: Callable[[], float], runs: int) -> float:
@@ -127,6 +132,7 @@ def many(suite: Suite) -> list[Row]:
     chosen = [
         peer for peer in peers.found(suite.directory) if "directory" in peer.name or "floor" in peer.name
     ]
+    each: dict[int, float] = {}
     for count, at_once in ((64, 1), (64, 8), (64, 64), (512, 8), (512, 64)):
         everybody = [suite.own, *(peer for peer in chosen if count == 64 or "ch-run" in peer.name)]
 
@@ -135,10 +141,13 @@ def many(suite: Suite) -> list[Row]:
                 ["sh", "-c", f'seq {count} | xargs -n 1 -P {at_once} "$@"', "sh", *peer.words("/bin/true")]
             )[0]
 
-        samples = interleaved([(peer.name, lambda peer=peer: plain(peer)) for peer in everybody], suite.runs)  # type: ignore[misc]
+        samples = interleaved([(peer.name, partial(plain, peer)) for peer in everybody], suite.runs)
         limits = {"soliton, SIF": 1.5} if (count, at_once) == (64, 8) else None
         rows += rows_of(f"{count} starts, {at_once} at a time", samples, "ch-run, directory", limits)
-    return rows
+        if at_once == 8:
+            each[count] = dict(samples)[suite.own.name] / count
+    growth = [(f"soliton, of {count}", seconds) for count, seconds in each.items()]
+    return rows + rows_of("one start of many", growth, "soliton, of 64", {"soliton, of 512": 1.2})
 
 
 def _inside(peer: Peer, *command: str) -> float:
@@ -163,9 +172,8 @@ def scipy(suite: Suite) -> list[Row]:
             suite.forget()
             return once(peer.words("python3", "-c", SCIPY))[0]
 
-        chosen = [suite.own, *(peer for peer in others if peer.name == "squashfuse_ll")]
-        samples = [(peer.name, best(lambda peer=peer: cold(peer), suite.runs)) for peer in chosen]  # type: ignore[misc]
-        rows += rows_of("import SciPy, image cold", samples, "squashfuse_ll")
+        samples = interleaved([(peer.name, partial(cold, peer)) for peer in everybody], suite.runs)
+        rows += rows_of("import SciPy, cold", samples, "squashfuse_ll")
     return rows
 
 
@@ -173,13 +181,18 @@ def random_reads(suite: Suite) -> list[Row]:
     """4,000 reads of 4 KiB at random places of large files."""
     rows: list[Row] = []
     with peers.readers(suite.directory, suite.kernel, suite.squashfuse) as others:
-        for state in ("first", "second"):
-            samples = []
-            for peer in (suite.own, *others):
-                if state == "first" and peer is suite.own:
-                    suite.forget()
-                samples.append((peer.name, _inside(peer, "python3", "-c", RANDOM)))
-            rows += rows_of(f"4,000 random reads of 4 KiB, {state} time", samples, "plain directory")
+        script = ("python3", "-c", RANDOM)
+        everybody = (suite.own, *others)
+
+        def cold(peer: Peer) -> float:
+            suite.forget()
+            return _inside(peer, *script)
+
+        runs = max(3, suite.runs // 2)
+        first = interleaved([(peer.name, partial(cold, peer)) for peer in everybody], runs)
+        rows += rows_of("4,000 random reads of 4 KiB, cold", first, "squashfuse_ll")
+        warm = interleaved([(peer.name, partial(_inside, peer, *script)) for peer in everybody], runs)
+        rows += rows_of("4,000 random reads of 4 KiB, warm", warm, "plain directory")
     return rows
 
 
@@ -196,22 +209,25 @@ def walk(suite: Suite) -> list[Row]:
             "find over 40,000 files, warm", warm, "kernel squashfs" if suite.kernel else "plain directory"
         )
 
-        def cold() -> float:
+        def cold(peer: Peer) -> float:
             suite.forget()
-            return once(suite.own.words("sh", "-c", FIND))[0]
+            return once(peer.words("sh", "-c", FIND))[0]
 
-        rows.append(Row("find over 40,000 files, cold", suite.own.name, best(cold, suite.runs)))
+        runs = max(3, suite.runs // 2)
+        first = interleaved([(peer.name, partial(cold, peer)) for peer in everybody], runs)
+        rows += rows_of("find over 40,000 files, cold", first, "squashfuse_ll")
     return rows
 
 
-def _private(pids: Iterable[int]) -> int:
+def _memory(pids: Iterable[int], kind: str) -> int:
+    """Bytes of these processes that are `Private` or `Shared`."""
     total = 0
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Private_"))
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(f"{kind}_"))
     return total
 
 
@@ -231,6 +247,7 @@ def memory(suite: Suite) -> list[Row]:
     """Memory that is nobody else's, of 1 and of 64 containers that sleep, with everything that serves them."""
     sums: dict[int, int] = {}
     server: dict[int, int] = {}
+    shared: dict[int, float] = {}
     for count in (1, 64):
         suite.forget()
         others = _servers()
@@ -245,18 +262,25 @@ def memory(suite: Suite) -> list[Row]:
                     break
                 time.sleep(0.05)
             serving = [pid for pid in _servers() if pid not in others]
-            server[count] = _private(serving)
-            sums[count] = _private([*serving, *(process.pid for process in processes)])
+            everything = [*serving, *(process.pid for process in processes)]
+            server[count] = _memory(serving, "Private")
+            sums[count] = _memory(everything, "Private")
+            shared[count] = _memory(everything, "Shared") / len(everything)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
     extra = (sums[64] - sums[1]) / 63 / MIB
     return [
-        Row("private memory", "soliton, one container", sums[1] / MIB, "MiB"),
+        Row("private memory", "soliton, one container and its server", sums[1] / MIB, "MiB"),
+        Row("private memory", "soliton, 64 containers and their server", sums[64] / MIB, "MiB"),
         Row("private memory", "soliton, its image server", server[64] / MIB, "MiB"),
         Row(
             "private memory", "soliton, each further container", extra, "MiB", limit="<= 3", holds=extra <= 3
+        ),
+        *(
+            Row("memory that others see too, a process", f"soliton, of {count}", value / MIB, "MiB")
+            for count, value in shared.items()
         ),
     ]
 
@@ -312,7 +336,7 @@ def million(suite: Suite) -> list[Row]:
         return once(peer.words("/bin/true"))[0]
 
     named = [(large.name, large), ("soliton, 40,000 files", suite.own)]
-    mounting = interleaved([(name, lambda peer=peer: fresh(peer)) for name, peer in named], suite.runs * 4)  # type: ignore[misc]
+    mounting = interleaved([(name, partial(fresh, peer)) for name, peer in named], suite.runs * 4)
     rows = rows_of("mount and start", mounting, "soliton, 40,000 files", {large.name: 1.2})
     rows.append(
         Row(

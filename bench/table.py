@@ -28,7 +28,7 @@ def number(value: float, unit: str) -> str:
 
 def render(rows: list[Row]) -> str:
     """Plain text, one line a row; a work's name stands on its first line only."""
-    lines = [("work", "program", "median", "ratio", "must be", "")]
+    lines = [("work", "program", "value", "ratio", "required", "holds")]
     previous = None
     for row in rows:
         ratio = f"{row.ratio:.2f} x {row.ratio_to}" if row.ratio is not None else ""
