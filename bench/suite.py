@@ -252,11 +252,16 @@ def memory(suite: Suite) -> list[Row]:
         suite.forget()
         others = _servers()
         processes = [
-            subprocess.Popen(suite.own.words("sleep", "1000"), stdin=subprocess.DEVNULL) for _ in range(count)
+            subprocess.Popen(
+                suite.own.words("sleep", "1000"), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for _ in range(count)
         ]
         try:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
+                if any(process.poll() is not None for process in processes):
+                    raise RuntimeError("a container that was to sleep has ended")
                 names = [Path(f"/proc/{process.pid}/comm").read_text() for process in processes]
                 if names == ["sleep\n"] * count:
                     break

@@ -190,8 +190,40 @@ def test_a_limited_process_starts_no_server_that_others_would_lose(own: Program,
     assert done.returncode == 0 and not sockets(own)
 
 
-def test_ranks_may_read_each_other_s_memory(own: Program, image: Path) -> None:
-    """What MPI does on one node (process_vm_readv(2)): both sides have to be in one user namespace."""
+def test_different_images_of_one_job_started_at_once_are_in_one_user_namespace(
+    own: Program, image: Path, tmp_path: Path
+) -> None:
+    images = [Path(shutil.copy(image, tmp_path / f"{number}.sif")) for number in range(4)]
+    runtime = Path(own.variables["XDG_RUNTIME_DIR"])
+    ranks = [
+        subprocess.Popen(
+            [own.name, "exec", each, *_NAMESPACE], env=own.environment(), cwd=own.cwd, stdout=subprocess.PIPE
+        )
+        for each in images
+    ]
+    assert len({rank.communicate()[0] for rank in ranks}) == 1
+    assert all(rank.returncode == 0 for rank in ranks)
+    assert len(sockets(own)) == len(servers_of(tmp_path)) == 4
+    # Each lets go although the others are in its user namespace, and nothing stays behind.
+    own("mounts", "stop").ok()
+    wait_until(lambda: not servers_of(tmp_path))
+    assert not list((runtime / "soliton/mounts").iterdir())
+
+
+def test_servers_of_one_user_namespace_do_not_keep_each_other(
+    own: Program, image: Path, tmp_path: Path
+) -> None:
+    short = own.having(SOLITON_IMAGE_SERVER="1")
+    other = Path(shutil.copy(image, tmp_path / "other.sif"))
+    assert namespace(short, image) == namespace(short, other)
+    wait_until(lambda: not servers_of(tmp_path))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_ranks_may_read_each_other_s_memory(own: Program, image: Path, tmp_path: Path, images: int) -> None:
+    """What MPI does on one node (process_vm_readv(2)): both sides have to be in one user namespace, also where they run
+    different programs from different images."""
+    second = image if images == 1 else Path(shutil.copy(image, tmp_path / "other.sif"))
     probe = (
         "import ctypes, subprocess, sys\n"
         "class Iovec(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]\n"
@@ -223,7 +255,8 @@ def test_ranks_may_read_each_other_s_memory(own: Program, image: Path) -> None:
         pid, address = rank.stdout.readline().split()
         # Where Yama allows it to descendants only (ptrace_scope 1), that is the host's rule and not the container's.
         scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-        answer = own("exec", *binds, image, python, "-c", probe, pid, address).ok().out.strip()
+        answer = own("exec", *binds, second, python, "-c", probe, pid, address).ok().out.strip()
         rank.stdin.close()
+    assert len(sockets(own)) == images
     allowed = not scope.exists() or scope.read_text().strip() == "0"
     assert answer == ("b'rank0'" if allowed else "1")

@@ -1,4 +1,4 @@
-//! Who may share a server: a name made of everything that two launches must have in common.
+//! Who may share what: names made of everything that two launches must have in common, for one server the image too.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -8,46 +8,56 @@ use sha2::{Digest, Sha256};
 use crate::plan::{IdRange, Identity, ImageRoot};
 
 /// Changes whenever a server of this program would not do for one of another version.
-const VERSION: u32 = 1;
-/// Bytes of the digest that make the name.
+const VERSION: u32 = 2;
+/// Bytes of a digest that make a name.
 const LENGTH: usize = 16;
 
-/// The server's name: the image as it is now, who is mapped to whom, the job, and the namespaces that it starts from.
-pub fn of(identity: &Identity, root: &ImageRoot, file: &File) -> Option<String> {
-    let mut key = Key(Sha256::new());
-    key.number(u64::from(VERSION));
-    key.text(env!("CARGO_PKG_VERSION").as_bytes());
-    let image = file.metadata().ok()?;
+/// The names by which launches find each other.
+pub struct Key {
+    /// Of those who may be in one user namespace: who is mapped to whom, the job, and the namespaces that they start from.
+    pub job: String,
+    /// Of those who may share a server besides: the image as it is now. Begins with the job's.
+    pub server: String,
+}
+
+pub fn of(identity: &Identity, root: &ImageRoot, file: &File) -> Option<Key> {
+    let mut job = Hash(Sha256::new());
+    job.number(u64::from(VERSION));
+    job.text(env!("CARGO_PKG_VERSION").as_bytes());
+    job.identity(identity);
+    for kind in ["user", "mnt", "pid"] {
+        job.text(std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?.as_os_str().as_encoded_bytes());
+    }
+    let top = std::fs::metadata("/").ok()?;
+    job.number(top.dev());
+    job.number(top.ino());
+    job.text(&groups_of(&std::fs::read("/proc/self/cgroup").ok()?));
+
+    let mut image = Hash(Sha256::new());
+    let status = file.metadata().ok()?;
     for number in [
-        image.dev(),
-        image.ino(),
-        image.size(),
-        image.mtime() as u64,
-        image.mtime_nsec() as u64,
-        image.ctime() as u64,
-        image.ctime_nsec() as u64,
+        status.dev(),
+        status.ino(),
+        status.size(),
+        status.mtime() as u64,
+        status.mtime_nsec() as u64,
+        status.ctime() as u64,
+        status.ctime_nsec() as u64,
         root.offset,
         root.size,
         root.ids as u64,
     ] {
-        key.number(number);
+        image.number(number);
     }
-    key.identity(identity);
-    for kind in ["user", "mnt", "pid"] {
-        key.text(std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?.as_os_str().as_encoded_bytes());
-    }
-    let top = std::fs::metadata("/").ok()?;
-    key.number(top.dev());
-    key.number(top.ino());
-    key.text(&job(&std::fs::read("/proc/self/cgroup").ok()?));
-    let digest = key.0.finalize();
-    Some(digest[..LENGTH].iter().map(|byte| format!("{byte:02x}")).collect())
+    let job = job.text_form();
+    let server = format!("{job}-{}", image.text_form());
+    Some(Key { job, server })
 }
 
 /// The control groups of a job, without the part that each of its tasks has of its own (`task_3` below a Slurm step).
 ///
 /// A server belongs to the group it was started in, and ends with it: so it is shared within that group only.
-fn job(groups: &[u8]) -> Vec<u8> {
+fn groups_of(groups: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for line in groups.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         let components = line.split(|&byte| byte == b'/');
@@ -58,9 +68,13 @@ fn job(groups: &[u8]) -> Vec<u8> {
     text
 }
 
-struct Key(Sha256);
+struct Hash(Sha256);
 
-impl Key {
+impl Hash {
+    fn text_form(self) -> String {
+        self.0.finalize()[..LENGTH].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn number(&mut self, number: u64) {
         self.0.update(number.to_le_bytes());
     }
@@ -93,8 +107,11 @@ mod tests {
     #[test]
     fn tasks_of_one_step_are_one_job_and_steps_are_not() {
         let step = |n, task| format!("0::/slurm/uid_1000/job_7/step_{n}/user/task_{task}\n");
-        assert_eq!(job(step(0, 0).as_bytes()), job(step(0, 1).as_bytes()));
-        assert_ne!(job(step(0, 0).as_bytes()), job(step(1, 0).as_bytes()));
-        assert_ne!(job(b"0::/user.slice/session-1.scope\n"), job(b"0::/user.slice/session-2.scope\n"));
+        assert_eq!(groups_of(step(0, 0).as_bytes()), groups_of(step(0, 1).as_bytes()));
+        assert_ne!(groups_of(step(0, 0).as_bytes()), groups_of(step(1, 0).as_bytes()));
+        assert_ne!(
+            groups_of(b"0::/user.slice/session-1.scope\n"),
+            groups_of(b"0::/user.slice/session-2.scope\n")
+        );
     }
 }

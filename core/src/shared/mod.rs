@@ -6,11 +6,16 @@
 //! (ptrace(2), "Ptrace access mode checking"). Nothing is counted: a server with nobody in its user namespace detaches its own mount
 //! after the idle time, and lives on only as long as somebody holds a clone.
 //!
+//! Servers of other images in the same job sit in the same user namespace, so what is said of ranks holds where they run different
+//! programs from different images.
+//!
 //! Whoever finds no server starts one; a lock makes the others wait for it instead of starting theirs. Nothing here has
 //! a time limit, and nothing here fails a launch: where sharing cannot be had, the launch mounts for itself.
 
 mod key;
 mod server;
+
+use key::Key;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -55,17 +60,33 @@ pub fn join(plan: &Plan) -> Option<Joined> {
     let file = File::open(image.path.as_path()).ok()?;
     let key = key::of(&plan.identity, image, &file)?;
     let store = Store::open_or_make().ok()?.folder(FOLDER).ok()?;
-    if let Some(joined) = connect_to(&store, &key) {
+    if let Some(joined) = connect_to(&store, &key.server) {
         return Some(joined);
     }
-    let lock = Lock::take(&store, &format!("{key}.lock")).ok()?;
+    let lock = Lock::take(&store, &lock_of(&key.server)).ok()?;
     // Somebody else may have started it meanwhile.
-    if let Some(joined) = connect_to(&store, &key) {
+    if let Some(joined) = connect_to(&store, &key.server) {
         return Some(joined);
     }
     start(&Arc::new(file), plan, &store, &key, sharing.idle)?;
     drop(lock);
-    connect_to(&store, &key)
+    connect_to(&store, &key.server)
+}
+
+fn lock_of(name: &str) -> String {
+    format!("{name}.lock")
+}
+
+/// The user namespace of the job, if a server of another image holds it.
+fn namespace_of(store: &Store, job: &str) -> Option<OwnedFd> {
+    let entries = rustix::fs::Dir::read_from(store.directory()).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+    names
+        .filter(|name| {
+            name.starts_with(job) && name[job.len()..].starts_with('-') && !name.ends_with(".lock")
+        })
+        .find_map(|name| connect_to(store, &name))
+        .map(|joined| joined.user_namespace)
 }
 
 /// Whether this process may use only so much of the processor or of memory: its server would die of that, and with it
@@ -154,19 +175,24 @@ fn is_at(file: &OwnedFd, directory: BorrowedFd<'_>, name: &str) -> bool {
 }
 
 /// Starts a server and waits until it answers, or has ended without.
-fn start(file: &Arc<File>, plan: &Plan, store: &Store, key: &str, idle: u32) -> Option<()> {
+fn start(file: &Arc<File>, plan: &Plan, store: &Store, key: &Key, idle: u32) -> Option<()> {
     let Root::Image(root) = &plan.root else { return None };
     // Not in the child: what is read here is read once even where the image turns out to be none.
     let image = Image::open(Arc::clone(file), root.offset, root.size).ok()?;
+    // Held while it is settled which user namespace is the job's; the image, which may be slow to come, has been opened before.
+    let _job = Lock::take(store, &lock_of(&key.job)).ok()?;
+    let namespace = namespace_of(store, &key.job);
     let (ours, theirs) = UnixStream::pair().ok()?;
     match kernel::fork_unseen(UnshareFlags::empty()).ok()? {
         Forked::Child => {
             drop(ours);
             let ready = OwnedFd::from(theirs);
-            kernel::exit_now(match server::run(image, root, &plan.identity, store, key, idle, ready) {
-                Ok(()) => 0,
-                Err(_) => 1,
-            })
+            kernel::exit_now(
+                match server::run(image, root, &plan.identity, namespace, store, key, idle, ready) {
+                    Ok(()) => 0,
+                    Err(_) => 1,
+                },
+            )
         }
         Forked::Parent(_) => {
             drop(theirs);

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::{Lock, above_standard, address, own_namespace, stream_socket};
+use super::{Key, Lock, above_standard, address, lock_of, own_namespace, stream_socket};
 use crate::fuse;
 use crate::launch::{identity, kernel, trees};
 use crate::plan::{Identity, ImageRoot};
@@ -27,22 +27,29 @@ const WAITING: i32 = 1024;
 /// library looks into /sys and /proc for the number of processors).
 const PLACES: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/boot", "/home", "/usr/local"];
 
-/// Serves until the last container has let go; writes a byte to `ready` once launches are answered.
+/// Serves until the last container has let go, in `namespace` if the job has one already; writes a byte to `ready` once launches are answered.
+#[allow(clippy::too_many_arguments, reason = "all of what the process holds")]
 pub fn run(
     image: Image,
     root: &ImageRoot,
     user: &Identity,
+    namespace: Option<OwnedFd>,
     store: &Store,
-    key: &str,
+    key: &Key,
     idle: u32,
     ready: OwnedFd,
 ) -> Result<(), Errno> {
     let ready = above_standard(ready)?;
     let store = store.duplicate()?;
-    let kept = [image.source().0.as_raw_fd(), ready.as_raw_fd(), store.directory().as_raw_fd()];
+    let namespace = namespace.map(above_standard).transpose()?;
+    let mut kept = vec![image.source().0.as_raw_fd(), ready.as_raw_fd(), store.directory().as_raw_fd()];
+    kept.extend(namespace.iter().map(AsRawFd::as_raw_fd));
     fuse::become_server(&kept);
     use_every_processor();
-    identity::enter_with(user, UnshareFlags::NEWNS).map_err(|_| Errno::PERM)?;
+    let joined = namespace.is_some_and(|there| identity::join(there.as_fd(), UnshareFlags::NEWNS).is_ok());
+    if !joined {
+        identity::enter_with(user, UnshareFlags::NEWNS).map_err(|_| Errno::PERM)?;
+    }
 
     let device = fuse::open_device().map_err(|error| error.errno)?;
     let mount = fuse::detached_mount(&device, &root.path.to_string(), false).map_err(|error| error.errno)?;
@@ -63,7 +70,7 @@ pub fn run(
     let place = place.ok_or(Errno::NOENT)?;
     drop(mount);
 
-    let listener = Door::open(store.directory(), key)?;
+    let listener = Door::open(store.directory(), &key.server)?;
     let namespace = own_namespace("user")?;
     let _ = rustix::io::write(&ready, b"!");
     drop(ready);
@@ -75,18 +82,17 @@ pub fn run(
     Ok(())
 }
 
-/// Whether any other process is in the user namespace: a job that runs for hours goes on sharing with what it starts later.
+/// Whether any process but servers is in the user namespace: a job that runs for hours goes on sharing with what it starts later.
 fn is_joined(namespace: BorrowedFd<'_>) -> bool {
     let (Ok(own), Ok(entries)) = (rustix::fs::fstat(namespace), std::fs::read_dir("/proc")) else {
         return false;
     };
-    let this = std::process::id().to_string();
     entries.flatten().map(|entry| entry.file_name()).any(|name| {
         let name = name.to_string_lossy();
         name.bytes().all(|byte| byte.is_ascii_digit())
-            && name != this
             && rustix::fs::stat(format!("/proc/{name}/ns/user"))
                 .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
+            && !std::fs::read(format!("/proc/{name}/comm")).is_ok_and(|comm| comm == b"soliton-image\n")
     })
 }
 
@@ -149,11 +155,11 @@ fn keep(
     place: &str,
     idle: u32,
     store: &Store,
-    key: &str,
+    key: &Key,
     gone: &AtomicBool,
 ) {
     let limit = Timespec { tv_sec: i64::from(idle), tv_nsec: 0 };
-    let lock = format!("{key}.lock");
+    let lock = lock_of(&key.server);
     let mut asked = false;
     loop {
         let mut entries = [PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
@@ -179,8 +185,12 @@ fn keep(
         // Whoever holds the lock is about to connect. Where the directory is gone, nobody can find this server any more.
         let Ok(held) = Lock::try_take(store, &lock) else { return };
         let Some(_held) = held else { continue };
-        let _ = rustix::fs::unlinkat(store.directory(), key, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(store.directory(), &key.server, AtFlags::empty());
         let _ = rustix::fs::unlinkat(store.directory(), &lock, AtFlags::empty());
+        let job = lock_of(&key.job);
+        if let Ok(Some(_held)) = Lock::try_take(store, &job) {
+            let _ = rustix::fs::unlinkat(store.directory(), &job, AtFlags::empty());
+        }
         // Those who found the door before it was taken away.
         door.answer(namespace, place);
         return;

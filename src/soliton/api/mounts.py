@@ -25,7 +25,8 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class Mounted:
-    """image: its path when it was mounted. pid: of the server. processes: of containers that use it now."""
+    """image: its path when it was mounted. pid: of the server. processes: of containers in its user namespace, which those of
+    other images of the same job share."""
 
     image: str
     pid: int
@@ -119,8 +120,13 @@ def _unescaped(text: str) -> str:
     return text.replace("\\134", "\\")
 
 
+def _is_server(pid: str) -> bool:
+    with open(f"/proc/{pid}/comm", "rb") as comm:
+        return comm.read() == b"soliton-image\n"
+
+
 def _users_of(server: int) -> int:
-    """Other processes in the user namespace of a server."""
+    """Processes in the user namespace of a server that are no servers."""
     try:
         own = os.stat(f"/proc/{server}/ns/user")
     except OSError:
@@ -129,5 +135,6 @@ def _users_of(server: int) -> int:
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != server:
             with contextlib.suppress(OSError):
-                count += os.path.samestat(os.stat(f"/proc/{name}/ns/user"), own)
+                joined = os.path.samestat(os.stat(f"/proc/{name}/ns/user"), own)
+                count += joined and not _is_server(name)
     return count
