@@ -35,7 +35,10 @@ def become(user: str) -> None:
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-    os.environ.update(HOME=entry.pw_dir, USER=user)
+    path = os.environ.get("PATH", os.defpath)
+    # What the caller has set would be told of, or looked at, by one program and not by another.
+    os.environ.clear()
+    os.environ.update(PATH=path, HOME=entry.pw_dir, USER=user, LANG="C.UTF-8")
 
 
 def as_user(work: Callable[[socket.socket | None], None]) -> None:
@@ -88,7 +91,7 @@ def main() -> int:
     parser.add_argument(
         "--dir", type=Path, default=Path("/var/tmp/soliton-bench"), help="where fixtures are kept"
     )
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     directory: Path = options.dir

@@ -48,7 +48,7 @@ pub fn to_python(name: &OsStr, arguments: Vec<OsString>, names: Option<&shortcut
     };
     command.env(STORE_VARIABLE, store::path());
     if let Some(names) = names {
-        command.env(shortcut::NAMES_VARIABLE, names.text(arguments.len()));
+        command.env(shortcut::NAMES_VARIABLE, names.text(&arguments));
     }
     // The interpreter may set it for itself; the container is not to see that.
     if env::var_os("LC_CTYPE").is_none() {

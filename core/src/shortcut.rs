@@ -26,8 +26,8 @@ const FORM: &[u8] = b"soliton shortcut 1";
 const SWITCH: &str = "SOLITON_SHORTCUT";
 /// Tells Python under which names to store a plan.
 pub const NAMES_VARIABLE: &str = "_SOLITON_NAMES";
-/// A longer prefix is not looked for.
-const MOST_WORDS: usize = 64;
+/// A longer prefix is not looked for: a hundred binds, each with an option of its own, are shorter.
+const MOST_WORDS: usize = 512;
 /// A larger plan is not stored.
 const LARGEST: u64 = 4 << 20;
 /// Facts of the user database that no file tells of (LDAP) are believed this long, in seconds.
@@ -103,14 +103,15 @@ struct Stored {
 
 /// Names of the plans that a call may have: for each prefix of the words, anywhere and in this working directory.
 pub struct Names {
-    pairs: Vec<[String; 2]>,
+    /// Of what comes before the words.
+    digest: Sha256,
     directory: Option<OsString>,
 }
 
 /// The names for this call; `None` if it has no shortcut.
 pub fn names(name: &OsStr, words: &[OsString]) -> Option<Names> {
     let uid = rustix::process::getuid();
-    // Root's plans depend on more, and nobody starts a hundred thousand of them.
+    // Root's plans depend on more, a stale one does more harm, and nobody starts a hundred thousand of them.
     if words.len() < 2
         || std::env::var_os(SWITCH).is_some_and(|value| value == "off")
         || uid.is_root()
@@ -147,17 +148,7 @@ pub fn names(name: &OsStr, words: &[OsString]) -> Option<Names> {
         put(value.as_bytes());
     }
     put(b"words");
-    let directory = working_directory();
-    let mut pairs = Vec::new();
-    for word in words.iter().take(MOST_WORDS) {
-        digest.update((word.len() as u64).to_le_bytes());
-        digest.update(word.as_bytes());
-        let mut here = digest.clone();
-        here.update(b"in");
-        here.update(directory.as_deref().map_or(b"".as_slice(), OsStrExt::as_bytes));
-        pairs.push([hexadecimal(digest.clone()), hexadecimal(here)]);
-    }
-    Some(Names { pairs, directory })
+    Some(Names { digest, directory: working_directory() })
 }
 
 fn hexadecimal(digest: Sha256) -> String {
@@ -165,11 +156,23 @@ fn hexadecimal(digest: Sha256) -> String {
 }
 
 impl Names {
+    /// The names of each prefix, made as they are asked for: mostly one of the first is stored.
+    fn pairs<'a>(&'a self, words: &'a [OsString]) -> impl Iterator<Item = [String; 2]> + 'a {
+        words.iter().take(MOST_WORDS).scan(self.digest.clone(), |digest, word| {
+            digest.update((word.len() as u64).to_le_bytes());
+            digest.update(word.as_bytes());
+            let mut here = digest.clone();
+            here.update(b"in");
+            here.update(self.directory.as_deref().map_or(b"".as_slice(), OsStrExt::as_bytes));
+            Some([hexadecimal(digest.clone()), hexadecimal(here)])
+        })
+    }
+
     /// Becomes the container if its plan is stored and still holds; returns if not, or with the status of a failure.
     pub fn replay(&self, words: &[OsString]) -> Option<i32> {
         let store = Store::open().ok()?;
-        for (index, pair) in self.pairs.iter().enumerate() {
-            for name in pair {
+        for (index, pair) in self.pairs(words).enumerate() {
+            for name in &pair {
                 if let Some(stored) = load(&store, name) {
                     let plan = stored.fill_in(&words[index + 1..], self.directory.as_deref())?;
                     return Some(crate::launch::launch(&plan));
@@ -180,9 +183,9 @@ impl Names {
     }
 
     /// For Python: how many words there are, and this call's names, one prefix after the other.
-    pub fn text(&self, count: usize) -> String {
-        let names: Vec<String> = self.pairs.iter().map(|pair| pair.join(",")).collect();
-        format!("{count}:{}", names.join(","))
+    pub fn text(&self, words: &[OsString]) -> String {
+        let names: Vec<String> = self.pairs(words).map(|pair| pair.join(",")).collect();
+        format!("{}:{}", words.len(), names.join(","))
     }
 }
 

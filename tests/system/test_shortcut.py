@@ -61,6 +61,20 @@ def test_the_second_start_needs_no_python(fast: Program, image: Path) -> None:
     assert asked(fast.having(SOLITON_SHORTCUT="off"), image) == PYTHON
 
 
+def test_a_hundred_binds_each_with_its_option_have_a_shortcut_too(
+    fast: Program, image: Path, tmp_path: Path
+) -> None:
+    binds: list[str] = []
+    for number in range(100):
+        (tmp_path / f"source {number}").mkdir()
+        binds += ["--bind", f"{tmp_path}/source {number}:/mnt/{number}"]
+    marked(fast, *binds, image)
+    assert asked(fast, *binds, image) == SHORTCUT
+    shutil.rmtree(tmp_path / "source 99")
+    missing = fast("exec", *binds, image, *ASK)
+    assert missing.status == 255 and "source 99" in missing.err
+
+
 def test_environment_directory_and_umask_are_those_of_each_call(
     fast: Program, image: Path, tmp_path: Path
 ) -> None:
