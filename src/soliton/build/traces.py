@@ -43,6 +43,8 @@ TRACES = (
     "/etc/subuid-",
     # What each machine makes of its own.
     "/etc/machine-id",
+    "/root/.gnupg/random_seed",
+    "/root/.gnupg/trustdb.gpg",
     "/root/.wget-hsts",
     "/var/lib/dbus/machine-id",
     "/var/lib/systemd/random-seed",
