@@ -39,6 +39,12 @@ def test_an_image_without_a_runscript_runs_a_shell(soliton: Program, bare: Path)
     assert soliton("--silent", "run", bare, "-c", "true").ok().err == ""
 
 
+def test_the_shell_that_is_open_is_the_one_that_programs_start(soliton: Program, bare: Path) -> None:
+    of_host = soliton.having(SHELL="/bin/zsh")
+    assert of_host("shell", bare, "-c", "echo $SHELL").ok().out == "/bin/sh\n"
+    assert of_host("exec", bare, "sh", "-c", "echo $SHELL").ok().out == "/bin/zsh\n"
+
+
 def test_an_instance_s_missing_app_has_the_peers_status(soliton: Program, busybox_sif: Path) -> None:
     soliton("instance", "start", busybox_sif, "one").ok()
     try:

@@ -27,6 +27,8 @@ RUNNING = Path(__file__).parents[2] / "docs/guide/running.md"
 #: Programs that the examples call in the image, and nothing depends on what they do.
 PROGRAMS = "python3 pip psql make"
 DRIVER = "#!/bin/sh\necho the driver\n"
+#: Starts two of what it is to start eight of, as the one parent of both.
+MPIRUN = '#!/bin/sh\nshift 2\n"$@" & first=$!\n"$@" && wait $first\n'
 #: Makes a program of the driver in the root, the last of its words.
 CONTAINER_CLI = "#!/bin/sh\nfor root; do :; done\ncp {driver} $root/usr/bin/nvidia-smi\n"
 
@@ -87,12 +89,14 @@ def reader(soliton: Program, guide_image: Path) -> Iterator[Program]:
     (here / "data/table.csv").write_text("1,2\n")
     subprocess.run([tool("mksquashfs"), "data", "data.sqfs", "-quiet", "-no-progress"], cwd=here, check=True)
     shutil.copy(guide_image, here / "image.sif")
-    write(here / "program", "#!/bin/sh\n")
+    for name in ("program", "solver"):
+        write(here / name, "#!/bin/sh\n")
     (here / "job.env").write_text("THREADS=4\n")
     (here / "profile.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
     (here / "limits.toml").write_text(LIMITS)
     for name in ("nvidia-smi", "rocminfo"):
         write(here / "bin" / name, DRIVER)
+    write(here / "bin/mpirun", MPIRUN)
     write(here / "bin/nvidia-container-cli", CONTAINER_CLI.format(driver=here / "bin/nvidia-smi"))
     (soliton.home / "cdi").mkdir()
     for kind, name in (("nvidia.com/gpu", "0"), ("example.org/card", "all")):
@@ -159,6 +163,8 @@ def test_a_section_of_the_guide_works_as_it_stands(
             "--net image.sif wget https://example.org": (
                 f"--net --network-args hostport={port}/tcp image.sif wget -q -O - http://127.0.0.1:{port}/"
             ),
+            # One port each: what carried the first may still hold it.
+            "127.0.0.1:8080": f"127.0.0.1:{free_port()}",
             "8080": str(free_port()),
             "--cpuset-cpus 0-3": "--cpuset-cpus 0",
             "--device nvidia": "--cdi-dirs ~/cdi --device nvidia",

@@ -124,7 +124,16 @@ impl Command {
     pub fn of(plan: &Plan) -> Result<Command, Failure> {
         let fallen_back = locale::fallen_back(&plan.process);
         let process = fallen_back.as_ref().unwrap_or(&plan.process);
-        let environment = environment(process);
+        let mut environment = environment(process);
+        let words = match without_shell(process, &environment) {
+            Some(words) => words?,
+            None => words(process)?,
+        };
+        if process.action == Action::Shell && process.shells.len() > 1 {
+            // The caller's may not be in the image, and programs start it.
+            environment.retain(|(key, _)| key.as_bytes() != b"SHELL");
+            environment.extend(words.first().map(|shell| (Text::from("SHELL"), shell.clone())));
+        }
         let path = environment.iter().find(|(key, _)| key.as_bytes() == b"PATH");
         let path = path.map_or(DEFAULT_PATH.to_vec(), |(_, value)| value.as_bytes().to_vec());
         let envp = environment
@@ -136,10 +145,6 @@ impl Command {
                 Text::new(pair).to_c_string()
             })
             .collect();
-        let words = match without_shell(process, &environment) {
-            Some(words) => words?,
-            None => words(process)?,
-        };
         Ok(Command {
             argv: words.iter().map(Text::to_c_string).collect(),
             envp,
