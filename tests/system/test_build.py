@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from soliton.build.emulation import has_tables
-from soliton.images.architecture import elf_head, host_architecture
+from soliton.images.architecture import elf_head, host_architecture, runnable
 from tests.system.judges import listing
 from tests.system.program import Program, Result
 
@@ -533,18 +533,22 @@ def test_another_architecture_needs_no_programs_or_an_emulator(soliton: Program)
     (soliton.cwd / "file").write_text("x")
     write(soliton, "Bootstrap: scratch\n%files\n  file /file\n")
     soliton("build", "--arch", "s390x", "image.sif", "recipe.def").ok()
+    write(soliton, "Bootstrap: busybox\n")
+    message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
+    assert "`--arch s390x` with `Bootstrap: busybox`" in message
     write(soliton, "Bootstrap: scratch\n%files\n  file /file\n%post\n  true\n")
     soliton("build", "--arch", host_architecture(), "--force", "image.sif", "recipe.def")
+    if runnable("s390x"):
+        return  # the administrator has registered an emulator
     without = soliton.having(PATH=NO_EMULATORS)
     message = fatal(without("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
     assert "`%post` in stage 1 would have to run programs for s390x" in message
     assert "qemu-user-static" in message
-    write(soliton, "Bootstrap: busybox\n")
-    message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
-    assert "`--arch s390x` with `Bootstrap: busybox`" in message
 
 
 def test_post_in_an_image_of_another_architecture_is_refused(soliton: Program) -> None:
+    if runnable("s390x"):
+        return  # the administrator has registered an emulator
     head = elf_head("s390x")
     assert head is not None
     (soliton.cwd / "program").write_bytes(head + bytes(44))
@@ -584,7 +588,7 @@ def test_steps_of_another_architecture_run_in_a_container_that_has_its_own_emula
     assert result.out == "emulated\nemulated\n"
     assert "arm64" in soliton("sif", "header", "image.sif").ok().out
     # What one container registers is nobody else's.
-    assert soliton("exec", "image.sif", "/bin/sh").status == 255
+    assert runnable("arm64") or soliton("exec", "image.sif", "/bin/sh").status == 255
 
 
 def test_an_owner_of_the_host_s_files_is_not_written_down(soliton: Program) -> None:
