@@ -51,7 +51,7 @@ def _makers(bench: Bench, sources: Path) -> dict[str, Maker]:
         return [word for source, target in pairs[:count] for word in (option, f"{source}:{target}")]
 
     def listed(count: int) -> list[str]:
-        # A plan is stored for short command lines.
+        # As short as it goes: the kernel bounds what a command line may hold.
         return ["-B", ",".join(f"{source}:{target}" for source, target in pairs[:count])] if count else []
 
     def apart(option: str, count: int) -> list[str]:

@@ -45,7 +45,7 @@ def works(peer: Peer) -> bool:
 
 def left_out(name: str, why: str) -> None:
     last = (why.strip().splitlines() or ["it says nothing"])[-1]
-    print(f"bench: {name} is left out: {last[:200]}", flush=True)
+    print(f"bench: {name} is left out: {last[-200:]}", flush=True)
 
 
 def settle() -> None:

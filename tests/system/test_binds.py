@@ -214,7 +214,7 @@ def test_a_renamer_at_work_leads_nothing_out_of_the_image(soliton: Program, busy
     try:
         for words in (["--writable"], [], ["--writable-tmpfs"]) * 4:
             bind = ["--no-home", "--no-mount", "cwd,tmp", "--bind", f"{data}:/point/deep"]
-            result = soliton("exec", *words, *bind, root, "true")
+            result = soliton.once()("exec", *words, *bind, root, "true")
             assert result.status in (0, 255), result.err
     finally:
         stop.set()

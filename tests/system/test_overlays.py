@@ -25,6 +25,12 @@ SEEN = "new\nother\ndeep\nold\nmore\n/usr/share:\nthere\ntree\n\n/usr/share/tree
 IN_NAMESPACE = ("unshare", "--user", "--mount", "--map-current-user", "--keep-caps")
 
 
+@pytest.fixture
+def soliton(soliton: Program) -> Program:
+    """What is written once is not there twice."""
+    return soliton.once()
+
+
 def tool(name: str) -> str:
     return next(str(p) for d in ("/usr/sbin", "/sbin", "/usr/bin") if (p := Path(d) / name).exists())
 
