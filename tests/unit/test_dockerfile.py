@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soliton.build.dockerfile import config as configuration
-from soliton.build.dockerfile import context, mounts, parser, stages, words
+from soliton.build.dockerfile import context, mounts, origins, parser, stages, words
 from soliton.build.dockerfile.config import Config
 from soliton.build.lines import DefinitionError
 from soliton.build.origin import is_dockerfile
@@ -135,7 +135,7 @@ def test_what_instructions_say_of_the_image() -> None:
     [
         "type=bind,target=/x,propagation=shared",
         "type=bind,source=/,dst=/x,from=s,bind-propagation=rshared",
-        "type=ssh",
+        "type=ssh,uid=5",
         "type=cache",
         "type=cache,target=/../../x",
         "type=secret",
@@ -153,6 +153,40 @@ def test_mounts_are_read() -> None:
     assert (found.target, found.required) == ("/run/secrets/tok", True)
     assert mounts.read("target=/x,source=a", "Dockerfile", 1).read_only
     assert not mounts.read("type=cache,dst=/c,id=pip,sharing=locked", "Dockerfile", 1).read_only
+
+
+@pytest.mark.parametrize(
+    ("written", "platform"),
+    [
+        ("--platform=linux/amd64 ", "amd64"),
+        ("--platform=linux/arm64/v8 ", "arm64"),
+        ("--platform=linux/arm/v7 ", "arm/v7"),
+        ("--platform=x86_64 ", "amd64"),
+        ("--platform=$TARGET ", "riscv64"),
+        ("", ""),
+    ],
+)
+def test_a_platform_is_read(written: str, platform: str) -> None:
+    assert recipe(f"ARG TARGET=linux/riscv64\nFROM {written}a\n").stages[0].platform == platform
+
+
+@pytest.mark.parametrize("platform", ["windows/amd64", "linux/z80", "linux", "linux/arm/v7/x", "$NONE", ""])
+def test_a_platform_that_is_none_is_refused(platform: str) -> None:
+    with pytest.raises(DefinitionError, match="is not known"):
+        recipe(f"FROM --platform={platform} a\n")
+
+
+def test_what_is_excluded_counts_from_the_source(tmp_path: Path) -> None:
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    here = context.without(context.Context(str(tmp_path)), "src", ["*.log", "**/cache"])
+    assert here.ignores("src/a.log") and here.ignores("src/deep/cache")
+    assert not here.ignores("a.log") and not here.ignores("src/deep/a.log")
+
+
+def test_parents_are_kept_from_the_mark_on() -> None:
+    assert origins.below("/x/", "a/b/c", "a/b/c") == "/x/a/b/c"
+    assert origins.below("/x/", "a/b/c", "a/./b/c") == "/x/b/c"
+    assert origins.below("/", "/usr/lib/y", "/usr/./lib/y") == "/lib/y"
 
 
 def test_names_lead_to_places_inside_the_context_only(tmp_path: Path) -> None:

@@ -176,14 +176,14 @@ BEYOND = {
     "config set": "system user dry-run/d",
     "config show": "origin json/j",
     "config unset": "system user dry-run/d",
-    "build": "intel-hpu{INTEL_HPU} keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED} no-cache explain-cache debug-shell pull target context secret",
+    "build": "intel-hpu{INTEL_HPU} keep-logs{KEEP_LOGS} lock{LOCK} locked{LOCKED} no-cache explain-cache debug-shell pull target context secret ssh",
     "diff": "json/j ignore",
     "doctor": "json/j apparmor-profile",
     "inspect": "provenance",
     "mounts list": "json/j",
     "mounts stop": "",
     "rebuild": f"""
-        check json/j force/F run-setup build-arg build-arg-file bind/B mount{{MOUNT}}+ data{{DATA}} authfile{{AUTH_FILE}}
+        check json/j force/F run-setup build-arg build-arg-file secret ssh context bind/B mount{{MOUNT}}+ data{{DATA}} authfile{{AUTH_FILE}}
         disable-cache{{DISABLE_CACHE}} no-https{{NOHTTPS,NO_HTTPS}} nohttps(d)(h) {DOCKER} tmpdir{{TMPDIR}}(h)
         ignore-subuid{{IGNORE_SUBUID}}(h)""",
 }

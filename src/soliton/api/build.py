@@ -8,14 +8,26 @@ Here the user's wishes are settled against the machine: who builds, where, from 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from soliton import messages
-from soliton.build import bootstrap, builder, compression, emulation, lockfile, secrets, templates, workspace
+from soliton.build import (
+    bootstrap,
+    builder,
+    compression,
+    digests,
+    emulation,
+    lockfile,
+    secrets,
+    templates,
+    workspace,
+)
 from soliton.build.bootstrap import Fetched, Sources
 from soliton.build.definition import Definition
+from soliton.build.header import Header
 from soliton.build.job import Settings
 from soliton.build.lockfile import Lock
 from soliton.build.origin import FETCHED, Origin, settle
@@ -53,7 +65,7 @@ class BuildOptions:
     arguments, instead of these. on_host: whether sections may run commands outside the container.
     as_json: the definition is JSON. anew: no result of a step is taken from the cache. refresh: ask registries whether a
     base image has changed. explain: say why a step runs. debug_shell: open a shell in a step that
-    fails. secrets, stage, context: of a Dockerfile, as `--secret`, `--target`, `--context`. fetching: how base images are had.
+    fails. secrets, ssh, stage, context: of a Dockerfile, as `--secret`, `--ssh`, `--target`, `--context`. fetching: how base images are had.
     """
 
     force: bool = False
@@ -87,6 +99,7 @@ class BuildOptions:
     explain: bool = False
     debug_shell: bool = False
     secrets: Sequence[str] = ()
+    ssh: Sequence[str] = ()
     stage: str = ""
     context: str = ""
     fetching: PullOptions | None = None
@@ -109,6 +122,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         (options.secrets, "--secret"),
         (options.stage, "--target"),
         (options.context, "--context"),
+        (options.ssh, "--ssh"),
     ):
         if given:
             raise UsageError(f"`{name}` is for Dockerfiles", why=f"`{source}` is none")
@@ -129,7 +143,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         _check_inside(origin)
     if options.lock and (origin.kind != "definition" or options.update):
         raise UsageError(
-            "`--lock` and `--locked` take a definition file",
+            "`--lock` and `--locked` take a definition file or a Dockerfile",
             why="an existing sandbox is changed" if options.update else f"`{source}` is none",
         )
     if options.update and origin.kind != "definition":
@@ -157,6 +171,7 @@ def _request(
         keep_logs=options.keep_logs,
         environment=environment,
         cwd=os.getcwd(),
+        architecture=(options.fetching and options.fetching.architecture) or "",
         force=options.force,
         packing=compression.parse(options.packing),
         binds=_binds(options),
@@ -182,66 +197,12 @@ def _request(
 
 
 def _of_dockerfile(target: str, path: str, options: BuildOptions, environment: Mapping[str, str]) -> None:
-    from soliton.build.dockerfile import build as dockerfile
-    from soliton.build.dockerfile import context, needs, parser, stages
+    from soliton.api import dockerfile
+    from soliton.build.dockerfile import build as builder_of_dockerfiles
 
-    if options.told is not None:
-        raise NotSupported("rebuilding an image that was built from a Dockerfile")
-    if options.lock or options.update or options.sections not in ((), ("all",)):
-        raise UsageError("`--lock`, `--locked`, `--update` and `--section` are for definition files")
-    if options.fetching and options.fetching.architecture:
-        raise NotSupported("`--arch` for a Dockerfile")
-    folder = os.path.abspath(options.context or os.path.dirname(path) or ".")
-    if not os.path.isdir(folder):
-        raise UsageError(f"the build context `{options.context}` is no directory")
-    try:
-        with open(path, "rb") as file:
-            data = file.read(parser.MAX_SIZE + 1)
-    except OSError as error:
-        raise BuildError(f"`{path}` cannot be read", why=error.strerror) from None
-    recipe = stages.read(
-        parser.parse(data, path),
-        options.build_args,
-        stages.platform_arguments(architecture.host_architecture(), ""),
-        options.stage or None,
-    )
-    unused = sorted(options.build_args.keys() - recipe.used - set(stages.PREDEFINED))
-    if unused:
-        messages.warning(f"no ARG asks for the build argument(s) {', '.join(unused)}")
-    wishes = dockerfile.Wishes(
-        recipe, context.open_context(folder, os.path.abspath(path)), options.build_args, _secrets(options)
-    )
-    request = _request(target, needs.definition(recipe), path, options, environment)
-    dockerfile.build(request, wishes)
-
-
-def _secrets(options: BuildOptions) -> dict[str, str]:
-    """Contents of `--secret id=NAME,src=FILE` and `id=NAME,env=VARIABLE`, by id."""
-    found: dict[str, str] = {}
-    for text in options.secrets:
-        values = dict(part.strip().partition("=")[::2] for part in text.split(","))
-        name = values.pop("id", "")
-        path, variable = values.pop("src", values.pop("source", "")), values.pop("env", "")
-        kind = values.pop("type", "file")
-        if not name or values or kind not in ("file", "env"):
-            raise UsageError(
-                f"`--secret {text[:60]}` is not understood",
-                why="it is `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`",
-            )
-        if not path:
-            value = os.environ.get(variable or name)
-            if value is None:
-                raise UsageError(f"the secret `{name}` has no value", why=f"`{variable or name}` is not set")
-            found[name] = value
-            continue
-        try:
-            with open(os.path.expanduser(path), encoding="utf-8", errors="surrogateescape") as file:
-                found[name] = file.read(1 << 20)
-        except OSError as error:
-            raise UsageError(
-                f"the secret `{name}` cannot be read from `{path}`", why=error.strerror
-            ) from None
-    return found
+    definition, wishes = dockerfile.settle(path, options)
+    request = _request(target, definition, path, options, environment)
+    builder_of_dockerfiles.build(request, wishes)
 
 
 def _fetch_to(target: str, origin: Origin, options: BuildOptions) -> None:
@@ -343,6 +304,9 @@ def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Argumen
         "compressor": packing.compressor,
         "level": packing.level,
         "block-size": packing.block_size,
+        "target": options.stage or None,
+        # Names only.
+        "secret-files": sorted(dict(secrets.of_option(text))["id"] for text in options.secrets) or None,
     }
     return Arguments(
         build_args=told,
@@ -430,7 +394,33 @@ def _sources(options: BuildOptions) -> Sources:
             return None
         return pinned or pull.known_digest(reference, options.fetching or pull.PullOptions())
 
-    return Sources(fetch, known)
+    def on(platform: str) -> Sources:
+        from soliton.api import pull
+
+        name, _, variant = platform.partition("/")
+        wishes = (options.fetching or pull.PullOptions())._replace(architecture=name, variant=variant or None)
+        return _sources(replace(options, fetching=wishes))
+
+    def of_dockerfile(header: Header, place: str) -> str:
+        context = header.get("from") or "."
+        inner = BuildOptions(
+            build_args=templates.read_build_args(shlex.split(header.get("buildargs"))),
+            packing=options.packing,
+            tmpdir=options.tmpdir,
+            keep_logs=options.keep_logs,
+            ignore_subordinate_ids=options.ignore_subordinate_ids,
+            anew=options.anew,
+            refresh=options.refresh,
+            explain=options.explain,
+            stage=header.get("target"),
+            context=context,
+            fetching=options.fetching,
+        )
+        path = os.path.join(context, header.get("filename") or "Dockerfile")
+        _of_dockerfile(place, path, inner, os.environ)
+        return digests.of_file(place)
+
+    return Sources(fetch, known, on, of_dockerfile)
 
 
 def injected(environment: Mapping[str, str]) -> dict[str, str]:

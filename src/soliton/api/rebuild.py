@@ -19,8 +19,9 @@ from soliton.api import build as api
 from soliton.api import diff
 from soliton.api.diff import Difference
 from soliton.api.inspect import object_data
-from soliton.build import lockfile, provenance, workspace
+from soliton.build import lockfile, provenance, secrets, workspace
 from soliton.build.lockfile import Lock
+from soliton.build.origin import is_dockerfile
 from soliton.build.provenance import Origin
 from soliton.errors import BuildError, ImageError, NotSupported
 from soliton.images import compare, sif
@@ -74,6 +75,7 @@ def stored(image: Image, shown: str) -> Stored:
 
 #: Options of an image's provenance that a build can be given again.
 _KNOWN = {
+    *("target", "secret-files"),
     *("force", "keep-logs", "nv", "rocm", "intel-hpu", "section", "compressor", "level", "block-size"),
 }
 
@@ -96,8 +98,13 @@ def rebuild(image: str, target: str, options: api.BuildOptions | None = None) ->
         intel_hpu=bool(arguments.options.get("intel-hpu")),
         sections=_words(arguments.options.get("section", [])),
         packing=_packing(arguments.options),
-        # The others have been put into the recipe.
-        build_args={name: options.build_args[name] for name in arguments.secrets},
+        build_args={
+            # Of a definition file the others have been put into the recipe.
+            **(arguments.build_args if is_dockerfile(kept.recipe) else {}),
+            **{name: options.build_args[name] for name in arguments.secrets},
+        },
+        stage=str(arguments.options.get("target", "")),
+        context=(options.context or os.getcwd()) if is_dockerfile(kept.recipe) else "",
         warn_unused=True,
         # What was kept of the first build would prove nothing.
         anew=True,
@@ -181,6 +188,14 @@ def _check_given(image: str, origin: Origin, options: api.BuildOptions) -> None:
             why="an image does not keep the values of secrets",
             remedy=f"give it with `--build-arg {missing[0]}=VALUE`",
         )
+    given = {dict(secrets.of_option(text))["id"] for text in options.secrets}
+    for name in _words(arguments.options.get("secret-files", [])):
+        if name not in given:
+            raise BuildError(
+                f"`{image}` was built with the secret `{name}`",
+                why="an image does not keep the values of secrets",
+                remedy=f"give it with `--secret id={name},src=FILE`",
+            )
     bound = {bind.target for bind in options.binds}
     for target in arguments.binds:
         if target not in bound:

@@ -44,7 +44,7 @@ def contents(job: Job, state: StageState) -> Contents:
     base = state.started
     stack_now = layers.of_stage(job, state)
     # A base of nothing does not say; what the steps have brought may.
-    state.architecture = state.architecture or stage.of_programs(stack_now)
+    state.architecture = state.architecture or job.settings.architecture or stage.of_programs(stack_now)
     after = tree.after(stack_now, base)
     finished = finish(job, state, after)
     dropped: list[str] = []

@@ -34,7 +34,7 @@ def of_base(job: Job, header: Header, digest: str, pinned: str = "") -> Ingredie
         return of_making(job, header)
     try:
         if agent in FETCHING and not digest:
-            digest = job.sources.known(oci.reference(header, job.settings.cwd), pinned) or ""
+            digest = job.sources.of(header).known(oci.reference(header, job.settings.cwd), pinned) or ""
         elif agent == "localimage":
             path = os.path.join(job.settings.cwd, source)
             digest = _of_sandbox(path) if os.path.isdir(path) else cache.digest(path)
@@ -46,9 +46,8 @@ def of_base(job: Job, header: Header, digest: str, pinned: str = "") -> Ingredie
 def of_making(job: Job, header: Header) -> Ingredients:
     """A base that an agent makes of packages or programs: what they are today is asked with `--no-cache`."""
     words = ((f"`{entry.keyword}`", entry.value) for entry in header.entries)
-    kept = ("`--keep-logs`", str(job.settings.keep_logs))
     given = tuple((name, job.settings.environment.get(name, "")) for name in ("INCLUDE", "GPG"))
-    return (*_common(job), *words, *given, kept)
+    return (*_common(job), *words, *given)
 
 
 def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingredients | None:
@@ -119,6 +118,7 @@ def _common(job: Job) -> Ingredients:
     return (
         ("whether there are subordinate ids", str(not job.single_id)),
         ("SOURCE_DATE_EPOCH", str(job.settings.epoch)),
+        ("`--keep-logs`", str(job.settings.keep_logs)),
         # The image takes the blocks of its layers as they are.
         ("how it is packed", json.dumps([packing.compressor, packing.level, packing.block_size])),
     )

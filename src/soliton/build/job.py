@@ -27,7 +27,7 @@ def _as_it_is(plan: Plan) -> Plan:
 class Settings:
     """What the user chose.
 
-    epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`.
+    architecture: of an image whose base has none, OCI name. epoch: the time that images bear, Unix seconds; None: see `epoch`. keep_logs: see `traces`.
     arguments: for the provenance. lock: whether the image keeps one, and the recipe's is written. held_to: the lock that the build has to
     agree with, held_by: its name, held_packages: whether in its packages, too. kept_lock: text of a lock that the image keeps as it is. writable_test: `%test` may write, into memory. debug_shell: a failed step is shown from inside. environment: the host's. injected:
     `APPTAINERENV_*`. furnish: shows the plan of a step devices of the host; shown: what tells them from others. cwd: what relative names are relative to.
@@ -36,6 +36,7 @@ class Settings:
     choice: Choice
     environment: Mapping[str, str]
     cwd: str
+    architecture: str = ""
     epoch: int | None = None
     keep_logs: bool = False
     arguments: Arguments = field(default_factory=Arguments)

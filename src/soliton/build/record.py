@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from soliton import messages
@@ -84,6 +84,14 @@ def took_base(job: Job, state: StageState) -> None:
             raise _differs(job, told)
 
 
+def took(job: Job, state: StageState, digests_of: Mapping[str, str]) -> None:
+    """Notes what an instruction takes from outside: name → digest."""
+    state.taken.update(digests_of)
+    held = job.settings.held_to
+    if held is not None and (told := lockfile.file_differences(held, digests_of)):
+        raise _differs(job, told)
+
+
 def took_files(job: Job, state: StageState, files: Files) -> None:
     """Notes the files of the host that a section copies, before it does."""
     held = job.settings.held_to
@@ -138,7 +146,9 @@ def objects(
 
 
 def _inputs(job: Job, stages: Sequence[StageState]) -> Lock:
+    # A stage that starts from another one has no base of its own.
     started = [state for state in stages if state.base is not None]
+    based = [state for state in started if state.stage.header.agent != "stage"]
     text = job.definition.text.encode("utf-8", "surrogateescape")
     return Lock(
         recipe=(os.path.basename(job.definition.name), f"sha256:{hashlib.sha256(text).hexdigest()}"),
@@ -146,7 +156,7 @@ def _inputs(job: Job, stages: Sequence[StageState]) -> Lock:
         architecture=started[-1].architecture,
         bases=tuple(
             LockedBase(state.index + 1, name_of_base(state.stage.told), state.base_digest())
-            for state in started
+            for state in based
         ),
         files={path: digest for state in started for path, digest in state.taken.items()},
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from soliton.errors import UsageError
+
 _WORDS = {
     *(
         "apikey",
@@ -32,6 +34,20 @@ def is_secret(name: str, value: str) -> bool:
     """Whether an argument looks like one, by its name or by its value. Rather too often than too rarely."""
     words = [word.lower() for word in _SPLIT.split(name)]
     return any(word in _WORDS or word.endswith(_ENDINGS) for word in words) or bool(_VALUES.search(value))
+
+
+def of_option(text: str) -> tuple[tuple[str, str], ...]:
+    """The parts of `--secret id=NAME,src=FILE`: id, src, env. Raises UsageError."""
+    values = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    name = values.pop("id", "")
+    path, variable = values.pop("src", values.pop("source", "")), values.pop("env", "")
+    kind = values.pop("type", "file")
+    if not name or values or kind not in ("file", "env"):
+        raise UsageError(
+            f"`--secret {text[:60]}` is not understood",
+            why="it is `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`",
+        )
+    return ("id", name), ("src", path), ("env", variable)
 
 
 def split(arguments: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -6,6 +6,7 @@
     <cache>/steps/logs/NAME.log     what the step that failed has printed
     <cache>/steps/mounts/NAME       what `RUN --mount=type=cache` shows
     <cache>/steps/digests/NAME      digest of a file, as long as it is the same file
+    <cache>/steps/downloads/NAME    what ADD has fetched
     <cache>/steps/locks/KEY         held by the build that makes this result now
 
 A key is the digest of its ingredients, one of which is the key of the step before. Everything is written beside its

@@ -54,6 +54,7 @@ def build(invocation: Invocation) -> int:
         explain=invocation.flag("explain-cache"),
         debug_shell=invocation.flag("debug-shell"),
         secrets=invocation.words("secret"),
+        ssh=invocation.words("ssh"),
         stage=invocation.text("target") or "",
         context=invocation.text("context") or "",
         fetching=options_of(invocation),

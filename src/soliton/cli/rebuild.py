@@ -38,6 +38,9 @@ def rebuild(invocation: Invocation) -> int:
         tmpdir=invocation.text("tmpdir"),
         on_host=invocation.flag("run-setup"),
         ignore_subordinate_ids=invocation.flag("ignore-subuid"),
+        secrets=invocation.words("secret"),
+        ssh=invocation.words("ssh"),
+        context=invocation.text("context") or "",
         fetching=options_of(invocation),
     )
     if not checking:

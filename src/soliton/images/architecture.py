@@ -90,6 +90,18 @@ def from_machine(machine: str) -> str:
     return machine
 
 
+def of_platform(text: str) -> tuple[str, str] | None:
+    """(architecture, variant) of `linux/arm64/v8`, `linux/amd64` or `arm64`; None for what is no platform of Linux's."""
+    parts = text.lower().split("/")
+    if len(parts) > 1 and parts.pop(0) != "linux":
+        return None
+    name = parts[0] if parts[0] in SIF_CODES else from_machine(parts[0])
+    if name not in SIF_CODES or len(parts) > 2:
+        return None
+    variant = parts[1] if len(parts) == 2 else ""
+    return name, "" if (name, variant) in (("arm64", "v8"), ("amd64", "v1")) else variant
+
+
 def host_architecture() -> str:
     """OCI name of this machine."""
     return from_machine(os.uname().machine)

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from soliton.build.bootstrap import arch, busybox, debootstrap, localimage, oci, rpm, scratch, zypper
+from soliton.build.bootstrap import (
+    arch,
+    busybox,
+    debootstrap,
+    dockerfile,
+    localimage,
+    oci,
+    rpm,
+    scratch,
+    zypper,
+)
 from soliton.build.bootstrap.base import Agent, Base, Fetched, Request, Sources
 from soliton.build.header import Header
 from soliton.errors import NotSupported
@@ -22,6 +32,7 @@ AGENTS: Mapping[str, Agent] = {
     "oci-archive": oci.bootstrap,
     "localimage": localimage.bootstrap,
     "scratch": scratch.bootstrap,
+    "dockerfile": dockerfile.bootstrap,
     "busybox": busybox.bootstrap,
     "debootstrap": debootstrap.bootstrap,
     "dnf": rpm.bootstrap,

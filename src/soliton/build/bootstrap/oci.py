@@ -27,7 +27,7 @@ def reference(header: Header, cwd: str) -> str:
 
 def bootstrap(request: Request) -> Base:
     wanted = reference(request.header, request.cwd)
-    fetched = request.sources.fetch(
+    fetched = request.sources.of(request.header).fetch(
         wanted, request.workspace.place(request.folder, "fetched.sif"), request.pinned
     )
     image = open_image(fetched.path)

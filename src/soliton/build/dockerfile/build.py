@@ -20,6 +20,7 @@ from soliton.build.dockerfile.parser import Instruction
 from soliton.build.dockerfile.work import Current, Wishes, Work
 from soliton.build.job import Job, StageState
 from soliton.build.session import Request
+from soliton.errors import BuildError
 from soliton.images.detect import open_image
 
 __all__ = ["Wishes", "build"]
@@ -49,7 +50,8 @@ def build(request: Request, wishes: Wishes) -> None:
 
 def _whole(job: Job, request: Request, wishes: Wishes, current: Current) -> str:
     """The key of the image; empty where none is kept."""
-    if job.cache is None or request.sandbox:
+    settings = job.settings
+    if job.cache is None or request.sandbox or settings.lock or settings.held_to is not None:
         return ""
     known = ingredients.of_whole(job, [current.state.key], request.target, force=False)
     found = json.dumps(configuration.finished(current.config), sort_keys=True)
@@ -100,6 +102,12 @@ class _Stages:
         state = stage.start(self.job, number)
         self.ledger.announce(f"FROM {state.stage.header.get('from') or 'scratch'}")
         stage.start_from(self.job, state)
+        wanted = state.stage.header.get("platform").partition("/")[0]
+        if wanted and state.architecture not in ("", wanted):
+            raise BuildError(
+                f"{self.wishes.recipe.file.name}:{state.stage.header.line}: "
+                f"`{state.stage.header.get('from')}` is for {state.architecture} and not for {wanted}"
+            )
         base = state.started.oci_config
         if base is None and state.stage.header.agent == "localimage":
             shown = state.stage.header.get("from")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from soliton.errors import BuildError
@@ -50,14 +50,26 @@ class Context:
 
 
 def open_context(root: str, dockerfile: str) -> Context:
-    """dockerfile: whose own `NAME.dockerignore` beats `.dockerignore`."""
-    for path in (f"{dockerfile}.dockerignore", os.path.join(root, ".dockerignore")):
+    """dockerfile: whose own `NAME.dockerignore`, beside it or in the context, beats `.dockerignore`."""
+    own = f"{dockerfile}.dockerignore"
+    for path in (own, os.path.join(root, os.path.basename(own)), os.path.join(root, ".dockerignore")):
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return Context(root, read_rules(file.read(1 << 20)))
         except OSError:
             continue
     return Context(root)
+
+
+def without(context: Context, place: str, patterns: Sequence[str]) -> Context:
+    """The context as `COPY --exclude` shows it below `place`, a directory, or a file that may be excluded by its name."""
+    folder = place if os.path.isdir(os.path.join(context.root, place)) else os.path.dirname(place)
+    before = re.escape(f"{folder}/") if folder else ""
+    more = [
+        Rule(True, re.compile(before + pattern(os.path.normpath(text.lstrip("/"))).pattern, re.DOTALL))
+        for text in patterns
+    ]
+    return Context(context.root, (*context.rules, *more))
 
 
 def read_rules(text: str) -> tuple[Rule, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from soliton.build import layers
+from soliton.build import layers, record
 from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile import context as contexts
 from soliton.build.dockerfile import needs, origins, users, words
@@ -15,7 +15,10 @@ from soliton.errors import BuildError, NotSupported
 from soliton.launch.plan import Copy, DirectoryRoot
 from soliton.record import replace
 
-_OPTIONS = ("from", "chown", "chmod", "link", "checksum", "keep-git-dir")
+_OPTIONS = {
+    "COPY": ("from", "chown", "chmod", "link", "parents", "exclude"),
+    "ADD": ("chown", "chmod", "link", "checksum", "exclude", "unpack"),
+}
 
 
 def workdir(work: Work, current: Current, item: Instruction) -> None:
@@ -36,8 +39,13 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
     """COPY and ADD."""
     state = current.state
     for key, _ in item.flags:
-        if key not in _OPTIONS:
+        if key not in _OPTIONS[item.word]:
             raise NotSupported(f"`{item.word} --{key}` ({work.place(item)})")
+    parents, excluded = (
+        item.flag("parents") == "true",
+        [value for key, value in item.flags if key == "exclude"],
+    )
+    unpacking = item.word == "ADD" and item.flag("unpack") != "false"
     named, at = _names(work, current, item)
     origin = item.flag("from") or ""
     if origin:
@@ -45,7 +53,10 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
     owner_text = work.expand(current, item, item.flag("chown") or "")
     mode_text = work.expand(current, item, item.flag("chmod") or "")
     known: list[tuple[str, str]] = [
-        ("what is copied where", json.dumps([item.word, named, at, owner_text, mode_text])),
+        (
+            "what is copied where",
+            json.dumps([item.word, named, at, owner_text, mode_text, parents, excluded, unpacking]),
+        ),
     ]
     bodies = {
         heredoc.mark: work.expand(current, item, heredoc.body, quotes=False)
@@ -55,19 +66,42 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
     }
     other = work.stage_of(origin, state.index, item) if origin else None
     found: dict[str, list[str]] = {}
+    downloaded: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    if other is not None and excluded:
+        raise NotSupported(f"`COPY --from` with `--exclude` ({work.place(item)})")
     if other is not None:
         known.append((f"the stage `{origin}`", other.key))
     else:
         for path in named:
             if path in bodies:
                 known.append((f"the text `{path}`", bodies[path]))
+            elif item.word == "ADD" and origins.is_repository(path):
+                raise NotSupported(
+                    f"`ADD` of a git repository ({work.place(item)})",
+                    remedy="clone it in a RUN, or before the build",
+                )
             elif item.word == "ADD" and origins.is_address(path):
-                known.append((f"the address `{path}`", item.flag("checksum") or ""))
+                if item.flag("unpack") == "true":
+                    raise NotSupported(f"`ADD --unpack` of an address ({work.place(item)})")
+                downloaded[path], taken[path] = origins.fetched(work, path, item)
+                known.append((f"the address `{path}`", taken[path]))
             else:
                 found[path] = contexts.find(work.wishes.context, path)
-                if not found[path]:
+                if excluded:
+                    found[path] = [
+                        one for one in found[path] if not _without(work, one, excluded).ignores(one or ".")
+                    ]
+                elif not found[path]:
                     raise work.missing(path, item)
-                known += [(f"`{one or '.'}`", work.digest(one, item)) for one in found[path]]
+                if len(found[path]) > 1 and not at.endswith("/"):
+                    raise origins.several(work, item, at)
+                for one in found[path]:
+                    context = _without(work, one, excluded) if excluded else None
+                    name = " ".join([one or ".", *(f"--exclude={text}" for text in excluded)])
+                    taken[name] = work.digest(one, item, context)
+                    known.append((f"`{name}`", taken[name]))
+        record.took(work.job, state, taken)
 
     def carry() -> None:
         root = layers.of_stage(work.job, state)
@@ -78,21 +112,27 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
         copies: list[Copy] = []
         for path in named:
             if other is not None:
-                copies.append(origins.of_stage(work, other, path, at))
+                copies += origins.of_stage(work, other, path, at, item, parents=parents)
             elif path in bodies:
                 name = next(heredoc.name for heredoc in item.heredocs if heredoc.mark == path)
                 text = bodies[path].encode("utf-8", "surrogateescape")
                 copies.append(origins.of_text(work, name, text, at))
-            elif path not in found:
-                copies.append(origins.of_address(work, path, at, item))
+            elif path in downloaded:
+                copies.append(origins.of_address(work, path, downloaded[path], at))
             else:
                 for one in found[path]:
-                    unpacked = origins.of_archive(work, one, at, item) if item.word == "ADD" else None
-                    copies.append(unpacked or origins.of_context(work, one, at, item))
+                    unpacked = origins.of_archive(work, one, at, item) if unpacking else None
+                    target = origins.below(at, one, path) if parents else at
+                    copies.append(unpacked or origins.of_context(work, one, target, item, excluded))
         time = None if origin else state.epoch
         work.put(state, tuple(replace(copy, owner=owner, mode=mode, time=time) for copy in copies))
 
     work.step(current, item, tuple(known), carry)
+
+
+def _without(work: Work, path: str, excluded: list[str]) -> contexts.Context:
+    context = work.wishes.context
+    return contexts.without(context, contexts.resolve(context.root, path), excluded)
 
 
 def _names(work: Work, current: Current, item: Instruction) -> tuple[list[str], str]:
@@ -104,7 +144,7 @@ def _names(work: Work, current: Current, item: Instruction) -> tuple[list[str], 
         raise BuildError(f"{work.place(item)}: {item.word} needs a source and a destination")
     *named, last = paths
     at = configuration.joined(current.config.workdir, last)
-    if last.endswith("/") or last in (".", ".."):
+    if last.endswith("/") or last in (".", "..") or item.flag("parents") == "true":
         at = at.rstrip("/") + "/"
     if len(named) > 1 and not at.endswith("/"):
         raise BuildError(

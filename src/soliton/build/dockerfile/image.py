@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from soliton.build import assemble
+from soliton.build import assemble, layers, stage
 from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile.parser import Dockerfile
 from soliton.build.dockerfile.work import Current
@@ -15,6 +15,10 @@ from soliton.images.metadata_layer import File
 
 def contents(job: Job, current: Current, file: Dockerfile) -> assemble.Contents:
     state, base = current.state, current.state.started
+    wanted = "".join(state.stage.header.get("platform").split("/")[:1]) or job.settings.architecture
+    if not state.architecture:
+        # A base of nothing does not say; what the steps have brought may.
+        state.architecture = wanted or stage.of_programs(layers.of_stage(job, state))
     found = configuration.finished(current.config)
     document = {"os": "linux", "architecture": state.architecture, "config": found}
     parsed = ociconfig.parse(json.dumps(document).encode(), file.name)

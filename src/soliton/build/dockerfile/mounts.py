@@ -16,6 +16,7 @@ _KEYS = {
     "cache": ("type", "target", "source", "from", "id", "ro", "sharing", "mode", "uid", "gid"),
     "tmpfs": ("type", "target", "size"),
     "secret": ("type", "target", "id", "required", "mode", "uid", "gid", "env"),
+    "ssh": ("type", "target", "id", "required", "mode"),
 }
 _ALIASES = {
     "dst": "target",
@@ -31,7 +32,7 @@ _ID = re.compile(r"[^\0\n]{1,200}")
 class Mount:
     """kind: one of Dockerfiles' types. target: absolute or relative to the working directory."""
 
-    kind: Literal["bind", "cache", "tmpfs", "secret"]
+    kind: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
     target: str
     source: str = ""
     stage: str = ""
@@ -75,6 +76,9 @@ def read(
             raise error("such an `id` needs a `target`")
         if not target and "env" not in values:
             target = f"/run/secrets/{identity}"
+    elif kind == "ssh":
+        identity = identity or "default"
+        target = target or f"/run/buildkit/ssh_agent.{identity}"
     elif not target:
         raise error("it needs a `target`")
     if "\0" in target or ".." in target.split("/"):

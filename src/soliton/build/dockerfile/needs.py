@@ -22,7 +22,7 @@ _SCHEMES = ("oci", "oci-archive", "docker-archive", "docker-daemon")
 def definition(recipe: Recipe) -> Definition:
     """The stages in the form that everything else knows, and behind them the images that `--from=` names."""
     found = [
-        DefinedStage(_header(stage.base, stage.name or str(number), stage.line))
+        DefinedStage(_header(stage.base, stage.name or str(number), stage.line, stage.platform))
         for number, stage in enumerate(recipe.stages)
     ]
     known: set[str] = set()
@@ -84,7 +84,7 @@ def count(recipe: Recipe) -> int:
     return bases + len(images) + steps
 
 
-def _header(base: str | int, name: str, line: int) -> Header:
+def _header(base: str | int, name: str, line: int, platform: str = "") -> Header:
     if isinstance(base, int):
         entries = [("bootstrap", STAGE), ("from", str(base))]
     elif base == "scratch":
@@ -96,4 +96,6 @@ def _header(base: str | int, name: str, line: int) -> Header:
         entries = [("bootstrap", "docker"), ("from", base)]
         if rest and scheme in _SCHEMES:
             entries = [("bootstrap", scheme), ("from", rest)]
+    if platform:
+        entries.append(("platform", platform))
     return Header(tuple(Entry(key, value, line) for key, value in (*entries, ("stage", name))), line)

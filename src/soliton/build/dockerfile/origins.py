@@ -3,43 +3,95 @@
 from __future__ import annotations
 
 import bz2
-import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
+from collections.abc import Sequence
 
 from soliton import core
 from soliton.build import layers, sources
-from soliton.build.bootstrap.download import download
 from soliton.build.dockerfile import context as contexts
+from soliton.build.dockerfile import downloads
 from soliton.build.dockerfile.parser import Instruction
 from soliton.build.dockerfile.work import Work
 from soliton.build.job import StageState
 from soliton.errors import BuildError
-from soliton.launch.plan import Copy, DirectoryRoot, ImageRoot
+from soliton.launch.plan import Copy, DirectoryRoot, ImageRoot, Root
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-#: Bytes that ADD takes from an address.
-LARGEST_DOWNLOAD = 1 << 30
 
 
 def is_address(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-def of_stage(work: Work, other: StageState, path: str, at: str) -> Copy:
+def is_repository(path: str) -> bool:
+    """Whether BuildKit would clone it."""
+    address = path.partition("#")[0].partition("?")[0]
+    return path.startswith(("git@", "git://", "ssh://")) or (is_address(path) and address.endswith(".git"))
+
+
+def of_stage(
+    work: Work, other: StageState, path: str, at: str, item: Instruction, *, parents: bool = False
+) -> list[Copy]:
+    """What a path or a pattern means in another stage."""
     root = layers.of_stage(work.job, other)
     clean = os.path.normpath("/" + path)
-    kind = core.read_files(root, [clean], limit=0)[clean].kind if clean != "/" else "directory"
-    if kind == "directory":
-        return Copy(f"{clean.rstrip('/')}/.", at.rstrip("/") or "/", follow=False, from_root=root)
-    return Copy(clean, at, follow=False, from_root=root)
+    kinds = _matching(root, clean)
+    if not kinds:
+        raise BuildError(f"{work.place(item)}: there is no `{path}` in `{item.flag('from')}`")
+    if len(kinds) > 1 and not at.endswith("/"):
+        raise several(work, item, at)
+    copies = []
+    for name, kind in kinds.items():
+        target = below(at, name, path) if parents else at
+        source = sources.literal(name)
+        if kind == "directory":
+            copies.append(
+                Copy(f"{source.rstrip('/')}/.", target.rstrip("/") or "/", follow=False, from_root=root)
+            )
+        else:
+            copies.append(Copy(source, target, follow=False, from_root=root))
+    return copies
 
 
-def of_context(work: Work, path: str, at: str, item: Instruction) -> Copy:
-    """A source inside the context, which the core looks up inside the context again."""
+def _matching(root: Root, path: str) -> dict[str, str]:
+    """The paths that a pattern means inside a root, each with its kind."""
+    found = {"/": "directory"}
+    for name in filter(None, path.split("/")):
+        here = [folder.rstrip("/") for folder, kind in found.items() if kind == "directory"]
+        if re.search(r"[*?\[\\]", name):
+            wanted = contexts.pattern(name)
+            listed = core.read_files(root, [f"{folder}/*" for folder in here], limit=0) if here else {}
+            listed = {one: file for one, file in listed.items() if wanted.fullmatch(one.rpartition("/")[2])}
+        else:
+            listed = core.read_files(root, [f"{folder}/{name}" for folder in here], limit=0) if here else {}
+        found = {one: file.kind for one, file in sorted(listed.items()) if file.kind != "missing"}
+    return found
+
+
+def below(at: str, found: str, written: str) -> str:
+    """`--parents`: where a source goes that keeps its directories, those behind `/./` if that is in it."""
+    before, pivot, _ = written.partition("/./")
+    path = found.strip("/")
+    if pivot:
+        path = os.path.relpath("/" + path, os.path.normpath("/" + before))
+    return f"{at.rstrip('/')}/{path}"
+
+
+def several(work: Work, item: Instruction, at: str) -> BuildError:
+    return BuildError(
+        f"{work.place(item)}: the destination of several sources is a directory", remedy=f"write `{at}/`"
+    )
+
+
+def of_context(work: Work, path: str, at: str, item: Instruction, excluded: Sequence[str] = ()) -> Copy:
+    """A source inside the context, which the core looks up inside the context again. excluded: patterns of `--exclude`."""
     context = work.wishes.context
+    if excluded:
+        context = contexts.without(context, contexts.resolve(context.root, path), excluded)
     place = contexts.resolve(context.root, path)
     whole = os.path.join(context.root, place)
     if not os.path.lexists(whole):
@@ -62,14 +114,26 @@ def of_text(work: Work, name: str, data: bytes, at: str, mode: int = 0o644) -> C
     return Copy(sources.literal(f"/{name}"), at, follow=False, from_root=DirectoryRoot(folder))
 
 
-def of_address(work: Work, url: str, at: str, item: Instruction) -> Copy:
-    data = download(url, LARGEST_DOWNLOAD, "a file")
-    wanted = item.flag("checksum")
-    actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if wanted and wanted != actual:
-        raise BuildError(f"{work.place(item)}: {url} is not what it should be", why=f"its digest is {actual}")
-    name = url.split("?", 1)[0].rstrip("/").rpartition("/")[2]
-    return of_text(work, name or "index", data, at, 0o600)
+def of_address(work: Work, url: str, file: str, at: str) -> Copy:
+    """file: what has been fetched."""
+    name = url.split("?", 1)[0].rstrip("/").rpartition("/")[2] or "index"
+    folder = work.job.workspace.folder(f"made-{secrets.token_hex(4)}", mode=0o755)
+    shutil.copyfile(file, os.path.join(folder, name))
+    os.chmod(os.path.join(folder, name), 0o600)
+    return Copy(sources.literal(f"/{name}"), at, follow=False, from_root=DirectoryRoot(folder))
+
+
+def fetched(work: Work, url: str, item: Instruction) -> tuple[str, str]:
+    """What is at an address now: a file, and its digest, which `--checksum` has to be."""
+    job = work.job
+    folder = (
+        job.workspace.place("downloads") if job.cache is None else os.path.join(job.cache.root, "downloads")
+    )
+    wanted = item.flag("checksum") or ""
+    file, digest = downloads.fetch(url, folder, wanted, work.place(item))
+    if wanted and wanted != digest:
+        raise BuildError(f"{work.place(item)}: {url} is not what it should be", why=f"its digest is {digest}")
+    return file, digest
 
 
 def of_archive(work: Work, path: str, at: str, item: Instruction) -> Copy | None:

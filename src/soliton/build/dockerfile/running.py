@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from soliton import messages
-from soliton.build import carry_out, layers, plans, sources, stage, trace
+from soliton.build import carry_out, layers, plans, record, sources, stage, trace
 from soliton.build import ingredients as step_ingredients
 from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile import context as contexts
@@ -20,7 +20,8 @@ from soliton.build.dockerfile.config import Config
 from soliton.build.dockerfile.parser import Instruction
 from soliton.build.dockerfile.work import Current, Work, title
 from soliton.build.step_cache import Ingredients
-from soliton.errors import BuildError, NotSupported
+from soliton.errors import BuildError
+from soliton.images import architecture
 from soliton.launch.plan import (
     Bind,
     Copy,
@@ -40,8 +41,14 @@ def run(work: Work, current: Current, item: Instruction) -> None:
     for key, _ in item.flags:
         if key not in ("mount", "network", "security"):
             raise BuildError(f"{work.place(item)}: RUN has no option `--{key}`")
-    if item.flag("network") not in (None, "default", "host"):
-        raise NotSupported(f"`RUN --network={item.flag('network')}` ({work.place(item)})")
+    network = item.flag("network") or "default"
+    if network not in ("default", "host", "none"):
+        raise BuildError(
+            f"{work.place(item)}: `RUN --network={network[:20]}` is not known", remedy="it is host or none"
+        )
+    architecture.require_runnable(
+        current.state.architecture or None, current.state.stage.header.get("from") or "the stage"
+    )
     if item.flag("security") not in (None, "sandbox"):
         raise BuildError(
             f"{work.place(item)}: `RUN --security={item.flag('security')}` is not possible for a user"
@@ -57,7 +64,16 @@ def run(work: Work, current: Current, item: Instruction) -> None:
     wanted = [mounts.read(text, file.name, item.line, expand) for text in texts]
     argv, script = _command(work, config, item)
     known: list[tuple[str, str]] = []
+    known.append(("the network", network))
     for mount in wanted:
+        if mount.kind == "ssh":
+            given = mount.id in work.wishes.agents
+            known.append((f"whether the SSH agent `{mount.id}` is given", str(given)))
+            if mount.required and not given:
+                raise BuildError(
+                    f"{work.place(item)}: the SSH agent `{mount.id}` is not given",
+                    remedy=f"`--ssh {mount.id}`",
+                )
         if mount.kind == "secret":
             given = mount.id in work.wishes.hidden
             known.append((f"whether the secret `{mount.id}` is given", str(given)))
@@ -70,9 +86,11 @@ def run(work: Work, current: Current, item: Instruction) -> None:
         if mount.kind == "bind" and mount.stage:
             known.append((f"the stage `{mount.stage}`", work.stage_of(mount.stage, index, item).key))
         elif mount.kind == "bind":
-            known.append((f"`{mount.source or '.'}`", work.digest(mount.source, item)))
+            name, digest = mount.source or ".", work.digest(mount.source, item)
+            record.took(work.job, current.state, {name: digest})
+            known.append((f"`{name}`", digest))
     arguments = {key: value for key, value in config.arguments.items() if key not in stages.PREDEFINED}
-    ingredients: Ingredients = (
+    ingredients: Ingredients | None = (
         ("the command", json.dumps([argv, script])),
         ("the mounts", json.dumps([str(mount) for mount in wanted])),
         ("a build argument", json.dumps(sorted(arguments.items()))),
@@ -82,7 +100,14 @@ def run(work: Work, current: Current, item: Instruction) -> None:
         *known,
         *step_ingredients.of_devices(work.job),
     )
-    work.step(current, item, ingredients, lambda: _execute(work, current, item, argv, script, wanted))
+    bound = work.job.settings.binds
+    work.step(
+        current,
+        item,
+        None if bound else ingredients,
+        lambda: _execute(work, current, item, argv, script, wanted, network),
+        "it sees directories of the host by `--bind`" if bound else "",
+    )
 
 
 def _command(work: Work, config: Config, item: Instruction) -> tuple[tuple[str, ...], str]:
@@ -109,6 +134,7 @@ def _execute(
     argv: tuple[str, ...],
     script: str,
     wanted: Sequence[mounts.Mount],
+    network: str,
 ) -> None:
     job, state, config = work.job, current.state, current.config
     scene = state.scene
@@ -127,12 +153,14 @@ def _execute(
         "PATH": configuration.DEFAULT_PATH,
         "HOME": user.home or "/",
         **plans.same_everywhere(scene),
+        **{key: value for key, value in work.wishes.given.items() if key.upper() in stages.PREDEFINED},
         **config.variables,
     }
     with contextlib.ExitStack() as stack:
+        _lock(work, stack, item, wanted)
         extra: list[Mount] = []
         for mount in wanted:
-            extra += _mount(work, stack, current, item, mount, environment)
+            extra += _mount(work, current, item, mount, environment)
         if script:
             extra.append(SynthesizedFile(plans.SCRIPT, script, 0o755, origin="RUN"))
         if scene.single_id:
@@ -142,7 +170,7 @@ def _execute(
             identity=identity,
             root=scene.root,
             surface=scene.surface,
-            mounts=(*plans.system(scene), *extra),
+            mounts=(*plans.system(scene), *extra, *scene.binds),
             process=Process(
                 action="exec",
                 argv=argv,
@@ -154,7 +182,7 @@ def _execute(
                 emulate_root=scene.single_id,
                 emulate_devices=scene.mapped and not scene.single_id,
             ),
-            namespaces=("pid", "uts"),
+            namespaces=("pid", "uts", "net") if network == "none" else ("pid", "uts"),
             hostname=plans.HOSTNAME,
             name="RUN",
             reporter=scene.reporter,
@@ -171,7 +199,6 @@ def _execute(
 
 def _mount(
     work: Work,
-    stack: contextlib.ExitStack,
     current: Current,
     item: Instruction,
     wanted: mounts.Mount,
@@ -190,30 +217,52 @@ def _mount(
                 environment[wanted.variable] = content.removesuffix("\n")
             if at:
                 yield SynthesizedFile(at, content, wanted.mode or 0o400, origin=origin)
+        case "ssh":
+            socket = work.wishes.agents.get(wanted.id)
+            if socket is not None:
+                environment["SSH_AUTH_SOCK"] = at
+                yield Bind(socket, at, origin=origin)
         case "cache":
-            yield Bind(_kept_directory(work, stack, wanted), at, read_only=wanted.read_only, origin=origin)
+            yield Bind(_kept_directory(work, wanted), at, read_only=wanted.read_only, origin=origin)
         case "bind":
             yield Bind(_shown(work, current, item, wanted), at, read_only=wanted.read_only, origin=origin)
 
 
-def _kept_directory(work: Work, stack: contextlib.ExitStack, wanted: mounts.Mount) -> str:
+def _kept_directory(work: Work, wanted: mounts.Mount) -> str:
     """A directory that stays from build to build. Its files may belong to mapped ids."""
-    job = work.job
-    if job.cache is None:
-        return job.workspace.folder(f"mount-{secrets.token_hex(4)}", mode=wanted.mode or 0o755)
-    kind = "single" if job.single_id else "many"
-    name = hashlib.sha256(f"{kind}\n{wanted.id}".encode()).hexdigest()[:32]
-    path = os.path.join(job.cache.root, "mounts", name)
+    if work.job.cache is None:
+        return work.job.workspace.folder(f"mount-{secrets.token_hex(4)}", mode=wanted.mode or 0o755)
+    path = _place_of(work, wanted)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
         os.chmod(path, wanted.mode or 0o755)
-    if wanted.locked:
+    return path
+
+
+def _place_of(work: Work, wanted: mounts.Mount) -> str:
+    assert work.job.cache is not None
+    kind = "single" if work.job.single_id else "many"
+    name = hashlib.sha256(f"{kind}\n{wanted.id}".encode()).hexdigest()[:32]
+    return os.path.join(work.job.cache.root, "mounts", name)
+
+
+def _lock(work: Work, stack: contextlib.ExitStack, item: Instruction, wanted: Sequence[mounts.Mount]) -> None:
+    """Locks the cache mounts that only one step may have at a time: always in the same order, so that nobody waits in a circle."""
+    if work.job.cache is None:
+        return
+    for path in sorted(
+        {_place_of(work, mount) for mount in wanted if mount.kind == "cache" and mount.locked}
+    ):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, lock)
         with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    return path
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                messages.info(f"{title(item)}: another step has its cache mount, waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _shown(work: Work, current: Current, item: Instruction, wanted: mounts.Mount) -> str:

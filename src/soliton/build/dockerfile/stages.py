@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soliton.build.dockerfile import words
 from soliton.build.dockerfile.parser import Dockerfile, Instruction
 from soliton.build.lines import DefinitionError, closest
+from soliton.images import architecture
 
 #: Known everywhere without being declared, and no part of a step's key (docs.docker.com/reference/dockerfile).
 PREDEFINED = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -18,11 +19,12 @@ _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Stage:
-    """base: a reference, `scratch`, or the number of an earlier stage. line: of its FROM."""
+    """base: a reference, `scratch`, or the number of an earlier stage. line: of its FROM. platform: `arm64/v8`, where it is said."""
 
     name: str
     base: str | int
     line: int
+    platform: str = ""
     instructions: tuple[Instruction, ...] = ()
 
 
@@ -48,14 +50,14 @@ class Recipe:
         )
 
 
-def platform_arguments(architecture: str, variant: str) -> dict[str, str]:
-    platform = f"linux/{architecture}" + (f"/{variant}" if variant else "")
+def platform_arguments(target: tuple[str, str], machine: str) -> dict[str, str]:
+    """target: (architecture, variant) of the image. machine: what builds it."""
     found: dict[str, str] = {}
-    for side in ("TARGET", "BUILD"):
+    for side, (name, variant) in (("TARGET", target), ("BUILD", (machine, ""))):
         found |= {
-            f"{side}PLATFORM": platform,
+            f"{side}PLATFORM": "/".join(filter(None, ("linux", name, variant))),
             f"{side}OS": "linux",
-            f"{side}ARCH": architecture,
+            f"{side}ARCH": name,
             f"{side}VARIANT": variant,
         }
     return found
@@ -74,7 +76,7 @@ def read(
 
     def close() -> None:
         if stages:
-            stages[-1] = Stage(stages[-1].name, stages[-1].base, stages[-1].line, tuple(collected))
+            stages[-1] = replace(stages[-1], instructions=tuple(collected))
             collected.clear()
 
     for item in file.instructions:
@@ -131,9 +133,20 @@ def declared(item: Instruction, file: Dockerfile) -> list[tuple[str, str | None]
 
 
 def _from(item: Instruction, values: Mapping[str, str], names: Mapping[str, int], file: Dockerfile) -> Stage:
-    for key, _ in item.flags:
+    platform = ""
+    for key, value in item.flags:
         if key != "platform":
             raise DefinitionError(file.name, f"FROM has no option `--{key}`", line=item.line)
+        text = words.expand(value, values, file.escape, file.name, item.line)
+        found = architecture.of_platform(text)
+        if found is None:
+            raise DefinitionError(
+                file.name,
+                f"`--platform={text[:40]}` is not known",
+                line=item.line,
+                expected="one such as linux/arm64",
+            )
+        platform = "/".join(filter(None, found))
     parts = [
         words.expand(word, values, file.escape, file.name, item.line)
         for word in words.split(item.rest, file.escape, file.name, item.line)
@@ -156,4 +169,4 @@ def _from(item: Instruction, values: Mapping[str, str], names: Mapping[str, int]
             line=item.line,
             expected="an ARG before the first FROM, with a value",
         )
-    return Stage(name, names.get(parts[0].lower(), parts[0]), item.line)
+    return Stage(name, names.get(parts[0].lower(), parts[0]), item.line, platform)

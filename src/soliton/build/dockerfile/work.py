@@ -23,12 +23,13 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Wishes:
-    """given: `--build-arg`. hidden: secrets by id, their contents."""
+    """given: `--build-arg`. hidden: secrets by id, their contents. agents: sockets of SSH agents by id."""
 
     recipe: Recipe
     context: contexts.Context
     given: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,10 +57,18 @@ class Work:
         file = self.wishes.recipe.file
         return words.expand(text, current.config.variables, file.escape, file.name, item.line, quotes=quotes)
 
-    def step(self, current: Current, item: Instruction, known: Ingredients, work: Callable[[], None]) -> None:
-        """One step: found in the cache, or done and kept there."""
+    def step(
+        self,
+        current: Current,
+        item: Instruction,
+        known: Ingredients | None,
+        work: Callable[[], None],
+        why: str = "",
+    ) -> None:
+        """One step: found in the cache, or done and kept there. known: None if that cannot be told, for the reason `why`."""
         state = current.state
-        cached.through(self.job, state, title(item), ((PARENT, state.key), *known), self.ledger, work)
+        whole = None if known is None else ((PARENT, state.key), *known)
+        cached.through(self.job, state, title(item), whole, self.ledger, work, why)
 
     def put(self, state: StageState, copies: tuple[Copy, ...], root: DirectoryRoot | None = None) -> None:
         """Copies into the stage, or into another root."""
@@ -69,11 +78,13 @@ class Work:
         plan = plans.on_host(scene, stage.NOTHING_TO_RUN, folder, self.job.settings.cwd, copies)
         carry_out.execute(plan, self.job.settings.environment)
 
-    def digest(self, path: str, item: Instruction) -> str:
+    def digest(self, path: str, item: Instruction, context: contexts.Context | None = None) -> str:
         """Of a file or directory of the context, without what is ignored."""
         cache = self.job.cache
         try:
-            return contexts.digest(self.wishes.context, path, cache.digest if cache else digests.of_file)
+            return contexts.digest(
+                context or self.wishes.context, path, cache.digest if cache else digests.of_file
+            )
         except FileNotFoundError:
             raise self.missing(path, item) from None
         except OSError as error:

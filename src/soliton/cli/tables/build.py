@@ -123,6 +123,14 @@ OPTIONS = (
         group=DOCKERFILES,
         help="a file that RUN --mount=type=secret shows, and that is kept nowhere",
     ),
+    Option(
+        "ssh",
+        None,
+        WHOLE,
+        "ID[=SOCKET]",
+        group=DOCKERFILES,
+        help="an SSH agent that RUN --mount=type=ssh shows; `default` is that of SSH_AUTH_SOCK",
+    ),
     Option("no-cache", group=STEPS, help="run every step, whatever is kept of earlier builds"),
     Option(
         "explain-cache",
@@ -234,6 +242,9 @@ _SHARED_WITH_REBUILD = {
     *(
         "build-arg",
         "build-arg-file",
+        "secret",
+        "ssh",
+        "context",
         "bind",
         "mount",
         "data",
