@@ -67,7 +67,8 @@ def project(soliton: Program, busybox_sif: Path) -> Path:
     (folder / "sub" / "s.log").write_text("l\n")
     (folder / ".dockerignore").write_text("**/*.log\nDockerfile\n")
     (folder / "Dockerfile").write_text(EVERYTHING)
-    subprocess.run(["tar", "-C", folder, "-cf", folder / "archive.tar", "sub"], check=True)
+    owned = ["--owner=12", "--group=13"]
+    subprocess.run(["tar", "-C", folder, *owned, "-cf", folder / "archive.tar", "sub"], check=True)
     return folder
 
 
@@ -104,6 +105,8 @@ def test_every_instruction_does_its_part(soliton: Program, project: Path, has_su
     lines = {line.split()[-1]: line.split()[:2] for line in listed.splitlines() if "squashfs-root/" in line}
     assert lines["squashfs-root/opt/out"] == ["-rw-r-----", "5/6"]
     assert lines["squashfs-root/opt/src/app.txt"][1] == "0/0"
+    if has_subordinate_ids:
+        assert lines["squashfs-root/opt/archive/sub/s.txt"][1] == "12/13"
     if has_subordinate_ids:
         assert lines["squashfs-root/tmp/mine"][1] == "7/8"
     kept = subprocess.run(

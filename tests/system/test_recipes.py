@@ -34,9 +34,10 @@ def has_ids() -> bool:
     return any(line.startswith(f"{name}:") for line in Path("/etc/subuid").read_text().splitlines())
 
 
-ALL = sorted((Path(__file__).parent / "recipes").glob("*.def"))
+HERE = Path(__file__).parent / "recipes"
+ALL = sorted([*HERE.glob("*.def"), *HERE.glob("*.Dockerfile")])
 #: Long ones; they are built as the user without subordinate ids only, who has it harder.
-LONG = ("mpi", "static", "musl", "library", "r")
+LONG = ("mpi", "static", "musl", "library", "r", "stages")
 #: Built again elsewhere, on another day, without subordinate ids: the same bytes.
 TWICE = ("pip", "scif", "local-package", "service-user")
 RECIPES = [path for path in ALL if path.stem not in LONG or not has_ids()]
@@ -182,10 +183,12 @@ def test_there_are_recipes_enough() -> None:
     assert len(ALL) >= 20
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=[path.stem for path in RECIPES])
+@pytest.mark.parametrize("recipe", RECIPES, ids=[path.name.removesuffix(".def") for path in RECIPES])
 def test_a_recipe(soliton: Program, project: Path, recipe: Path) -> None:
     said = list(promises(recipe))
     options = [word for text, _ in said if text.startswith("build: ") for word in shlex.split(text[7:])]
+    if recipe.suffix == ".Dockerfile":
+        options += ["--context", str(project)]
     places = [soliton, elsewhere(soliton)] if recipe.stem in TWICE else [soliton]
     for place in places:
         for entry in project.iterdir():

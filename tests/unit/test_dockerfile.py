@@ -86,10 +86,18 @@ def test_what_is_no_dockerfile_is_told_with_its_line(text: str, told: str) -> No
         ("\"a b\" 'c'", "a b c"),
         ("${NO:-${A}}", "1"),
         ("100%$", "100%$"),
+        (
+            "${P#linux/} ${P%/*} ${P##*/} ${P%%/*} ${P/linux/x} ${P//a/_}",
+            "amd64/v2 linux/amd64 v2 linux x/amd64/v2 linux/_md64/v2",
+        ),
+        ("${P%$E} ${NO#x}|", "linux/amd64 |"),
     ],
 )
 def test_variables_are_those_of_dockerfiles(text: str, result: str) -> None:
-    assert words.expand(text, {"A": "1", "EMPTY": ""}, "\\", "Dockerfile", 1) == result
+    assert (
+        words.expand(text, {"A": "1", "EMPTY": "", "P": "linux/amd64/v2", "E": "/v2"}, "\\", "Dockerfile", 1)
+        == result
+    )
 
 
 @pytest.mark.parametrize("text", ["${A", "${NO:?must}", "${A!}", "'open", "${" * 100])

@@ -137,6 +137,6 @@ class _Stages:
             (running.run if item.word == "RUN" else copying.copy)(self.work, current, item)
             return
         recipe = self.wishes.recipe
-        configuration.apply(current.config, item, recipe.file, self.wishes.given, recipe.arguments)
+        configuration.apply(current.config, item, recipe.file, self.wishes.given, recipe.known)
         if item.word == "WORKDIR":
             copying.workdir(self.work, current, item)

@@ -14,6 +14,7 @@ from soliton.build.lines import DefinitionError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
 _VARIABLE = re.compile(r"[^=\s\0][^=\0]*")
 
 
@@ -31,8 +32,8 @@ class Config:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What `$NAME` means in an instruction: ENV beats ARG."""
-        return {**self.arguments, **self.env}
+        """What `$NAME` means in an instruction: ENV beats ARG. A base without a PATH has the usual one."""
+        return {"PATH": DEFAULT_PATH, **self.arguments, **self.env}
 
     @property
     def shell(self) -> tuple[str, ...]:
@@ -96,11 +97,14 @@ def apply(
         case "WORKDIR":
             values["WorkingDir"] = joined(config.workdir, expand(item.rest))
         case "EXPOSE":
-            ports: dict[str, dict[str, str]] = {
-                port if "/" in port else f"{port}/tcp": {}
-                for word in words.split(item.rest, file.escape, file.name, item.line)
-                for port in expand(word).split()
-            }
+            ports: dict[str, dict[str, str]] = {}
+            for word in words.split(item.rest, file.escape, file.name, item.line):
+                for port in expand(word).split():
+                    match = _PORTS.fullmatch(port)
+                    if match is None or int(match[2] or match[1]) > 65535:
+                        raise error(f"`{port[:40]}` is no port", "one such as 8080, 53/udp or 8000-8010")
+                    for number in range(int(match[1]), int(match[2] or match[1]) + 1):
+                        ports[f"{number}/{match[3] or 'tcp'}"] = {}
             values["ExposedPorts"] = {**(values.get("ExposedPorts") or {}), **ports}
         case "VOLUME":
             places = item.json or words.split(item.rest, file.escape, file.name, item.line)
@@ -145,7 +149,7 @@ def _onbuild(item: Instruction) -> str:
 def _pairs(item: Instruction, file: Dockerfile, expand: Any) -> dict[str, str]:
     found = words.split(item.rest, file.escape, file.name, item.line)
     if "=" not in found[0]:
-        if item.word == "LABEL" or len(found) < 2:
+        if len(found) < 2:
             raise DefinitionError(
                 file.name,
                 f"`{found[0][:40]}` has no value",
@@ -153,8 +157,8 @@ def _pairs(item: Instruction, file: Dockerfile, expand: Any) -> dict[str, str]:
                 expected=f"`{item.word} NAME=VALUE`",
             )
         # The old form: one name, and everything behind it.
-        name, _, value = item.rest.partition(" ")
-        return {name: expand(value.strip())}
+        name, value = item.rest.split(None, 1)
+        return {expand(name): expand(value.strip())}
     pairs: dict[str, str] = {}
     for word in found:
         key, equals, value = word.partition("=")

@@ -110,6 +110,8 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
             owner = users.owner(root, owner_text, work.place(item))
         mode = _mode(mode_text, work.place(item)) if mode_text else None
         copies: list[Copy] = []
+        # What an archive holds keeps owners and times as it has them.
+        unpacked: list[Copy] = []
         for path in named:
             if other is not None:
                 copies += origins.of_stage(work, other, path, at, item, parents=parents)
@@ -121,11 +123,17 @@ def copy(work: Work, current: Current, item: Instruction) -> None:
                 copies.append(origins.of_address(work, path, downloaded[path], at))
             else:
                 for one in found[path]:
-                    unpacked = origins.of_archive(work, one, at, item) if unpacking else None
+                    archive = origins.of_archive(work, one, at, item) if unpacking else None
                     target = origins.below(at, one, path) if parents else at
-                    copies.append(unpacked or origins.of_context(work, one, target, item, excluded))
+                    if archive is not None:
+                        unpacked.append(archive)
+                    else:
+                        copies.append(origins.of_context(work, one, target, item, excluded))
         time = None if origin else state.epoch
-        work.put(state, tuple(replace(copy, owner=owner, mode=mode, time=time) for copy in copies))
+        whole = [replace(copy, owner=owner, mode=mode, time=time) for copy in copies]
+        kept = owner if owner_text else None
+        whole += [replace(copy, owner=kept, mode=mode) for copy in unpacked]
+        work.put(state, tuple(whole))
 
     work.step(current, item, tuple(known), carry)
 

@@ -112,7 +112,7 @@ def _directives(lines: Sequence[Line], name: str) -> tuple[str, int]:
     escape = "\\"
     for at, line in enumerate(lines):
         match = _DIRECTIVE.match(line.text.strip())
-        if match is None:
+        if match is None or match[1].lower() not in ("syntax", "escape", "check"):
             return escape, at
         if match[1].lower() == "escape":
             if match[2] not in ("\\", "`"):
@@ -159,12 +159,29 @@ def _instruction(lines: Sequence[Line], at: int, escape: str, name: str) -> tupl
     heredocs: list[Heredoc] = []
     if word in _WITH_HEREDOCS or word == "ONBUILD":
         for match in _HEREDOC.finditer(rest):
+            if _is_quoted(rest, match.start(), escape):
+                continue
             body, at = _heredoc(lines, at, match[3], match[1] == "-", first.number, name)
             heredocs.append(Heredoc(match[3], body, not match[2], match[0]))
     text = "\n".join(line.text for line in lines[start:at])
     if not rest:
         raise DefinitionError(name, f"{word} without anything behind it", line=first.number)
     return Instruction(word, flags, rest, first.number, text, _json(rest), tuple(heredocs)), at
+
+
+def _is_quoted(text: str, end: int, escape: str) -> bool:
+    """Whether quotes are open at a place of a text."""
+    quote, at = "", 0
+    while at < end:
+        char = text[at]
+        if char == escape and quote != "'":
+            at += 1
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        at += 1
+    return bool(quote)
 
 
 def _is_escaped(text: str, escape: str) -> bool:
@@ -178,7 +195,8 @@ def _flags(word: str, rest: str, line: int, name: str) -> tuple[tuple[tuple[str,
         return (), rest
     flags: list[tuple[str, str]] = []
     while rest.startswith("--"):
-        text, _, rest = rest.partition(" ")
+        text, *more = rest.split(None, 1)
+        rest = more[0] if more else ""
         match = _FLAG.match(text)
         if match is None:
             raise DefinitionError(name, f"`{text[:40]}` is no option of {word}", line=line)

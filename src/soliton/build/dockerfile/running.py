@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from soliton import messages
-from soliton.build import carry_out, layers, plans, record, sources, stage, trace
+from soliton.build import carry_out, emulation, layers, plans, record, sources, stage, trace
 from soliton.build import ingredients as step_ingredients
 from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile import context as contexts
@@ -21,7 +21,7 @@ from soliton.build.dockerfile.parser import Instruction
 from soliton.build.dockerfile.work import Current, Work, title
 from soliton.build.step_cache import Ingredients
 from soliton.errors import BuildError
-from soliton.images import architecture
+from soliton.images import root_architecture
 from soliton.launch.plan import (
     Bind,
     Copy,
@@ -46,9 +46,6 @@ def run(work: Work, current: Current, item: Instruction) -> None:
         raise BuildError(
             f"{work.place(item)}: `RUN --network={network[:20]}` is not known", remedy="it is host or none"
         )
-    architecture.require_runnable(
-        current.state.architecture or None, current.state.stage.header.get("from") or "the stage"
-    )
     if item.flag("security") not in (None, "sandbox"):
         raise BuildError(
             f"{work.place(item)}: `RUN --security={item.flag('security')}` is not possible for a user"
@@ -187,7 +184,9 @@ def _execute(
             name="RUN",
             reporter=scene.reporter,
         )
-        plan = job.settings.furnish(plan)
+        made_for = state.architecture or root_architecture.of_root(root) or ""
+        base = state.stage.header.get("from") or "the stage"
+        plan = job.settings.furnish(emulation.furnished(plan, made_for, base, job.settings.environment))
         with contextlib.closing(trace.Watch(job.log)) as watch:
             ended = carry_out.execute(plan, job.settings.environment, watch=watch)
         if ended.status != 0 and job.settings.debug_shell:

@@ -30,13 +30,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """arguments: those before the first FROM, with their values. target: number of the stage that becomes the image.
-    used: build arguments that something asked for.
+    """arguments: those before the first FROM, with their values. known: what an ARG of a stage may ask for, the platform's too.
+    target: number of the stage that becomes the image. used: build arguments that something asked for.
     """
 
     file: Dockerfile
     stages: tuple[Stage, ...]
     arguments: Mapping[str, str]
+    known: Mapping[str, str]
     target: int
     used: frozenset[str]
 
@@ -108,7 +109,7 @@ def read(
         raise DefinitionError(
             file.name, "no FROM: nothing says what to start from", line=1, expected="`FROM IMAGE`"
         )
-    recipe = Recipe(file, tuple(stages), outer, len(stages) - 1, frozenset(used))
+    recipe = Recipe(file, tuple(stages), outer, {**platform, **outer}, len(stages) - 1, frozenset(used))
     if target is None:
         return recipe
     number = recipe.find(target, len(stages))
@@ -118,7 +119,7 @@ def read(
             f"there is no stage `{target}`",
             remedy=closest(target, [s.name for s in stages if s.name]),
         )
-    return Recipe(file, recipe.stages, outer, number, recipe.used)
+    return replace(recipe, target=number)
 
 
 def declared(item: Instruction, file: Dockerfile) -> list[tuple[str, str | None]]:

@@ -47,6 +47,16 @@ def split(text: str, escape: str, name: str, line: int) -> list[str]:
     return [*words, word] if word else words
 
 
+def _trimmed(value: str, pattern: re.Pattern[str], front: bool, *, longest: bool) -> str:
+    """`${X#pattern}` and `${X%pattern}`, doubled for as much as can be taken."""
+    cuts = range(len(value) + 1) if front != longest else range(len(value), -1, -1)
+    for cut in cuts:
+        taken, left = (value[:cut], value[cut:]) if front else (value[cut:], value[:cut])
+        if pattern.fullmatch(taken):
+            return left
+    return value
+
+
 class _Reader:
     def __init__(
         self,
@@ -124,7 +134,24 @@ class _Reader:
                 if not there:
                     raise self.error(f"`{key}` is not set: {self.inner(word) or 'it has to be'}")
                 return value or ""
+        if rest[0] in "#%":
+            double = rest.startswith(rest[0] * 2)
+            return _trimmed(
+                value or "", self.pattern(rest[2 if double else 1 :]), rest[0] == "#", longest=double
+            )
+        if rest[0] == "/":
+            every = rest.startswith("//")
+            old, _, new = rest[2 if every else 1 :].partition("/")
+            if old:
+                return self.pattern(old).sub(lambda _: self.inner(new), value or "", count=0 if every else 1)
         raise self.error(f"`${{{inner[:40]}}}` is not understood")
+
+    def pattern(self, text: str) -> re.Pattern[str]:
+        """A shell's pattern, its variables replaced."""
+        out = ""
+        for char in self.inner(text):
+            out += {"*": ".*", "?": "."}.get(char) or re.escape(char)
+        return re.compile(out, re.DOTALL)
 
     def inner(self, text: str) -> str:
         if self.depth >= DEEPEST:
