@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -191,6 +192,13 @@ def test_the_payload_has_none_of_the_tool_s_rights(with_tool: Program, busybox_s
     line = "grep -E '^Cap(Inh|Prm|Eff|Amb)' /proc/self/status"
     result = with_tool("exec", "--nvccli", busybox_sif, "sh", "-c", line).ok()
     assert [row.split()[1] for row in result.out.splitlines()] == ["0" * 16] * 4
+
+
+def test_the_tool_s_end_is_seen_where_children_are_not_waited_for(
+    with_tool: Program, busybox_sif: Path
+) -> None:
+    careless = dataclasses.replace(with_tool, wrapper=("sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"))
+    assert "of the driver" in careless("exec", "--nvccli", busybox_sif, "cat", "/etc/smi").ok().out
 
 
 def test_a_site_may_use_nvidia_s_tool_for_everybody(with_tool: Program, busybox_sif: Path) -> None:

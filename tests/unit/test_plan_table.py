@@ -185,7 +185,7 @@ DIRECTED: dict[str, tuple[Any, str, str]] = {
     "mount-sys": (False, "", "mounts"),
     "mount-dev": ("minimal", "", "mounts"),
     "mount-devpts": (False, "--contain", "mounts"),
-    "mount-home": (False, "", "mounts"),
+    "mount-home": (False, "", "environment.host mounts"),
     "mount-tmp": (False, "", "mounts"),
     "mount-hostfs": (True, "", "mounts"),
     "config-passwd": (False, "", "mounts"),

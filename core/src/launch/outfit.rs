@@ -41,6 +41,8 @@ pub fn outfit(plan: &Plan, place: &str) -> Result<(), Failure> {
         .collect();
     let (said, saying) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).failed("outfit", "pipe")?;
+    // Where nobody waits for children the kernel forgets how they ended.
+    kernel::default_action(libc::SIGCHLD);
     let pid = match kernel::fork().failed("outfit", "fork")? {
         Forked::Child => {
             let errno = become_outfitter(&argv, &saying);

@@ -83,9 +83,10 @@ def is_on(request: ActionRequest, config: Config) -> bool:
     return config.guard == "always" or request.program == "soliton"
 
 
-def added(request: ActionRequest) -> Mapping[str, str]:
+def added(request: ActionRequest, config: Config) -> Mapping[str, str]:
     """What is set where the caller sets nothing: where the home directory of the host is inside."""
-    return {} if request.contain or request.no_home or "home" in request.no_mount else NO_PACKAGES_OF_THE_HOME
+    left_out = request.contain or request.no_home or "home" in request.no_mount or not config.mount_home
+    return {} if left_out else NO_PACKAGES_OF_THE_HOME
 
 
 def changes(host: Mapping[str, str], mounts: Iterable[Mount]) -> dict[str, str | None]:
@@ -127,4 +128,4 @@ def passing(
     """The rule for this request. request: settled."""
     if not is_on(request, config):
         return PassingRule.of(request)
-    return PassingRule.of(request, added(request), changes(host, mounts))
+    return PassingRule.of(request, added(request, config), changes(host, mounts))
