@@ -205,6 +205,15 @@ pub struct DataBind {
     pub read_only: bool,
 }
 
+/// A file system that a program of the host or of the container serves.
+#[derive(Debug, Clone)]
+pub struct FuseMount {
+    pub argv: Vec<Text>,
+    pub target: Text,
+    pub host: bool,
+    pub daemon: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct Tmpfs {
     pub target: Text,
@@ -243,6 +252,7 @@ pub struct GroupFile {
 pub enum Mount {
     Bind(Bind),
     Data(DataBind),
+    Fuse(FuseMount),
     Tmpfs(Tmpfs),
     Proc { target: Text },
     Sys { target: Text },
@@ -283,6 +293,12 @@ struct MountRecord {
     shell: Option<Text>,
     groups: Option<Vec<(Text, u32)>>,
     member: Option<Text>,
+    #[serde(default)]
+    argv: Vec<Text>,
+    #[serde(default)]
+    host: bool,
+    #[serde(default)]
+    daemon: bool,
     #[serde(default, rename = "origin")]
     _origin: Text,
 }
@@ -312,6 +328,13 @@ impl TryFrom<MountRecord> for Mount {
                 source: needed(record.source, "source")?,
                 target: needed(record.target, "target")?,
                 read_only: record.read_only,
+            }),
+            "fuse" if record.argv.is_empty() => return Err("a FUSE mount has no program".into()),
+            "fuse" => Mount::Fuse(FuseMount {
+                target: needed(record.target, "target")?,
+                argv: record.argv,
+                host: record.host,
+                daemon: record.daemon,
             }),
             "tmpfs" => Mount::Tmpfs(Tmpfs {
                 target: needed(record.target, "target")?,

@@ -12,7 +12,7 @@ mod server;
 pub use server::serve;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -60,21 +60,37 @@ pub fn open_device() -> Result<OwnedFd, MountError> {
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("/dev/fuse"))
 }
 
-/// Makes a mount that is attached nowhere yet, served through `device`.
+/// Makes a mount that is attached nowhere yet, served through `device` by this program.
 pub fn detached_mount(device: impl AsFd, source: &str, writable: bool) -> Result<OwnedFd, MountError> {
+    let read_only: &[&str] = if writable { &[] } else { &["ro"] };
+    let flags: Vec<&str> = ["allow_other", "default_permissions"].iter().chain(read_only).copied().collect();
+    mount(device.as_fd(), source, "soliton", &flags, writable)
+}
+
+/// The same for another program, which decides by itself who may do what.
+pub fn foreign_mount(device: impl AsFd, program: &str) -> Result<OwnedFd, MountError> {
+    mount(device.as_fd(), program, "fusemount", &["allow_other"], true)
+}
+
+fn mount(
+    device: BorrowedFd<'_>,
+    source: &str,
+    subtype: &str,
+    flags: &[&str],
+    writable: bool,
+) -> Result<OwnedFd, MountError> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
     let set =
         |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value).map_err(failed("fsconfig"));
     // The name that /proc/mounts shows; a comma would end it.
     set("source", &source.replace([',', '\n'], "_"))?;
-    set("subtype", "soliton")?;
-    set("fd", &device.as_fd().as_raw_fd().to_string())?;
+    set("subtype", subtype)?;
+    set("fd", &device.as_raw_fd().to_string())?;
     set("rootmode", "40000")?;
     set("user_id", &rustix::process::getuid().as_raw().to_string())?;
     set("group_id", &rustix::process::getgid().as_raw().to_string())?;
-    let read_only: &[&str] = if writable { &[] } else { &["ro"] };
-    for flag in ["allow_other", "default_permissions"].iter().chain(read_only).copied() {
-        fsconfig_set_flag(context.as_fd(), flag).map_err(failed("fsconfig"))?;
+    for flag in flags {
+        fsconfig_set_flag(context.as_fd(), *flag).map_err(failed("fsconfig"))?;
     }
     fsconfig_create(context.as_fd()).map_err(failed("fsconfig create"))?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID

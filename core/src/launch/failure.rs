@@ -151,6 +151,9 @@ pub fn explain(failure: &Failure) {
                 &[reason.split(" (os error").next().unwrap_or(&reason)],
             );
         }
+        "fusemount" => {
+            fatal(&format!("the program `{name}` of `--fusemount` serves nothing"), &[&failure.detail])
+        }
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),
     }

@@ -127,6 +127,11 @@ pub fn run(fd: RawFd) -> i32 {
 }
 
 impl Instance {
+    /// Where output and errors go.
+    pub fn logs(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.out.as_fd(), self.err.as_fd())
+    }
+
     pub fn is_shared(&self) -> bool {
         self.shared
     }

@@ -8,6 +8,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Deserialize;
 
 use super::failure::{self, Context, Failure};
+use super::fusemount::Programs;
 use super::init::{self, Inside};
 use super::{FAILURE, kernel};
 use crate::plan::Plan;
@@ -39,13 +40,15 @@ pub fn run(fd: RawFd) -> i32 {
     let umask = rustix::process::umask(Mode::empty());
     match enter(&request) {
         Err(failure) => failure::report(&request.plan.reporter, &failure),
-        Ok(inside) => match super::start(&request.plan, umask, super::file_limit(), inside, None) {
-            Err(failure) => {
-                failure::explain(&failure);
-                return super::status_of(&failure);
+        Ok(inside) => {
+            match super::start(&request.plan, umask, super::file_limit(), inside, None, Programs::default()) {
+                Err(failure) => {
+                    failure::explain(&failure);
+                    return super::status_of(&failure);
+                }
+                Ok(never) => match never {},
             }
-            Ok(never) => match never {},
-        },
+        }
     }
     FAILURE
 }

@@ -10,6 +10,7 @@ pub mod dev;
 mod door;
 pub mod failure;
 pub mod files;
+mod fusemount;
 pub mod glob;
 pub mod identity;
 pub mod init;
@@ -84,9 +85,9 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
     }
     let umask = rustix::process::umask(Mode::empty());
     let files = raise_file_limit();
-    match assemble(plan, instance) {
+    match assemble(plan, umask, instance) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok(inside) => match start(plan, umask, files, inside, instance) {
+        Ok((inside, programs)) => match start(plan, umask, files, inside, instance, programs) {
             Err(failure) => {
                 failure::explain(&failure);
                 let status = status_of(&failure);
@@ -121,7 +122,12 @@ fn raise_file_limit() -> Rlimit {
 }
 
 /// Everything up to standing in the container's root.
-fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, Failure> {
+fn assemble<'p>(
+    plan: &'p Plan,
+    umask: Mode,
+    instance: Option<&'p Instance>,
+) -> Result<(Option<Inside>, fusemount::Programs<'p>), Failure> {
+    let mut programs = fusemount::prepare(plan, umask, instance.map(Instance::logs))?;
     let (namespace, tree) = match shared::join(plan) {
         Some(shared::Joined { user_namespace, tree }) => (Some(user_namespace), Some(tree)),
         None => (None, None),
@@ -132,7 +138,7 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
     let data = data::open(plan)?;
     let copies = copies::open(plan)?;
     let inside = init::enter(plan, instance)?;
-    let mut prepared = mounts::prepare(plan, opened.tree.as_fd(), data)?;
+    let mut prepared = mounts::prepare(plan, opened.tree.as_fd(), data, &mut programs)?;
     let missing = match plan.surface {
         plan::Surface::Direct => Vec::new(),
         _ => mounts::missing(opened.tree.as_fd(), &mut prepared)?,
@@ -142,6 +148,7 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
     let session = session::Session::start_but(if plan.outfitter.is_empty() { &[] } else { outfit::NEEDED })?;
     let root = root::assemble(opened, plan, &missing, &session)?;
     mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
+    programs.start_on_host()?;
     copies.carry_out(root.as_fd())?;
     outfit::outfit(plan, &session.path("root"))?;
     match place {
@@ -152,7 +159,7 @@ fn assemble(plan: &Plan, instance: Option<&Instance>) -> Result<Option<Inside>, 
             session.end()?;
         }
     }
-    Ok(inside)
+    Ok((inside, programs))
 }
 
 /// Everything after that: the payload's circumstances, and the payload.
@@ -162,6 +169,7 @@ fn start(
     files: Rlimit,
     inside: Option<Inside>,
     instance: Option<&Instance>,
+    programs: fusemount::Programs<'_>,
 ) -> Result<Infallible, Failure> {
     if let Some(instance) = instance.filter(|_| !instance::has_process(plan)) {
         return instance.hold(plan);
@@ -187,6 +195,7 @@ fn start(
     kernel::default_action(libc::SIGPIPE);
     kernel::default_action(libc::SIGXFSZ);
     kernel::block_signals(false);
+    programs.start_inside(&command)?;
     match instance {
         Some(instance) => instance.execute(&command, process::is_idle(&plan.process)),
         None => command.execute(),

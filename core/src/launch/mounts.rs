@@ -11,7 +11,7 @@ use rustix::mount::MountAttrFlags;
 use super::failure::{Context, Failure, warn};
 use super::resolve::{self, Kind, Location};
 use super::session::Session;
-use super::{data, dev, files, trees};
+use super::{data, dev, files, fusemount, trees};
 use crate::plan::{Bind, Mount, Namespace, Plan, Surface};
 use crate::text::Text;
 
@@ -40,11 +40,12 @@ enum What<'p> {
 /// Opens what the plan's mounts need from the host, and makes their file systems.
 ///
 /// `image` is the root before anything is mounted in it: passwd and group are read from it.
-/// `data`: what the plan binds out of images, in order.
+/// `data`: what the plan binds out of images, in order. `programs`: who is to serve what else is mounted.
 pub fn prepare<'p>(
     plan: &'p Plan,
     image: BorrowedFd<'_>,
     mut data: data::Opened,
+    programs: &mut fusemount::Programs<'p>,
 ) -> Result<Vec<Prepared<'p>>, Failure> {
     let mut prepared = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
@@ -56,6 +57,7 @@ pub fn prepare<'p>(
                 optional: false,
                 what: What::Tree(tree),
             }),
+            Mount::Fuse(wish) => Some(Prepared::directory(&wish.target, What::Tree(programs.mount(wish)?))),
             Mount::Tmpfs(tmpfs) => {
                 let tree = trees::tmpfs(tmpfs.size, tmpfs.mode, trees::INERT).failed_at(
                     "mount",

@@ -125,7 +125,8 @@ fn open(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn send(channel: &UnixStream, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Sends a descriptor.
+pub fn send(channel: &UnixStream, fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let fds = [fd];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -134,7 +135,8 @@ fn send(channel: &UnixStream, fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::sendmsg(channel, &word, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-fn receive(channel: &UnixStream) -> Option<OwnedFd> {
+/// Receives a descriptor; `None` if the other side has gone.
+pub fn receive(channel: &UnixStream) -> Option<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0];

@@ -153,6 +153,16 @@ impl Command {
         })
     }
 
+    /// The same circumstances for another program.
+    pub fn with_words(&self, words: &[Text]) -> Command {
+        Command {
+            argv: words.iter().map(Text::to_c_string).collect(),
+            envp: self.envp.clone(),
+            path: self.path.clone(),
+            filter: self.filter.clone(),
+        }
+    }
+
     /// Executes the payload; returns only if that failed.
     pub fn execute(&self) -> Result<Infallible, Failure> {
         let Some(name) = self.argv.first() else {

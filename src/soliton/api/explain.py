@@ -17,6 +17,7 @@ from soliton.launch.plan import (
     DataBind,
     Dev,
     DirectSurface,
+    FuseMount,
     ReadOnlySurface,
     SynthesizedFile,
     Tmpfs,
@@ -206,6 +207,8 @@ def _shown(mount: Mount, because: _Because) -> Shown:
             absent = mount.optional and not os.path.exists(mount.source)
         case DataBind(source=source, root=root, read_only=read_only):
             what = f"{source} in {root.path}" + (", read-only" if read_only else "")
+        case FuseMount(argv=argv, host=on_host):
+            what = f"served by `{' '.join(argv)}` " + ("on the host" if on_host else "in the container")
         case Tmpfs(size=size):
             what = f"empty, in memory, at most {size >> 20} MiB"
         case Dev(minimal=True):

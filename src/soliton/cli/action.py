@@ -84,6 +84,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         dns=words("dns"),
         no_init=flag("no-init"),
         sharens=flag("sharens"),
+        fusemount=words("fusemount"),
         fakeroot=flag("fakeroot"),
         writable=flag("writable"),
         writable_tmpfs=flag("writable-tmpfs"),

@@ -145,6 +145,10 @@ def compile_mounts(
         request, config, host, as_root=as_root, writable=writable, resolv_conf=resolv_conf
     )
     mounts += binds
+    if request.fusemount:
+        from soliton.launch.fusemount import fuse_mounts
+
+        mounts += fuse_mounts(request, config, host)
     mounts += _cwd(request, config, host, skipped, mounts)
     return tuple(mounts)
 

@@ -172,6 +172,20 @@ class DataBind:
 
 
 @record
+class FuseMount:
+    """A file system that a program serves: `argv`, then `-f` unless it goes into the background by itself (`daemon`), then
+    `/dev/fd/N` for the device. host: it is started on the host, and not in the container.
+    """
+
+    argv: tuple[str, ...]
+    target: str
+    host: bool
+    daemon: bool
+    origin: str = ""
+    kind: Literal["fuse"] = "fuse"
+
+
+@record
 class Tmpfs:
     target: str
     size: int
@@ -259,7 +273,19 @@ class GroupFile:
     kind: Literal["group"] = "group"
 
 
-Mount = Bind | DataBind | Tmpfs | Proc | Sys | Emulator | Dev | SynthesizedFile | PasswdFile | GroupFile
+Mount = (
+    Bind
+    | DataBind
+    | FuseMount
+    | Tmpfs
+    | Proc
+    | Sys
+    | Emulator
+    | Dev
+    | SynthesizedFile
+    | PasswdFile
+    | GroupFile
+)
 
 
 @record

@@ -59,6 +59,7 @@ class ActionRequest:
     dns: tuple[str, ...] = ()
     no_init: bool = False
     sharens: bool = False
+    fusemount: tuple[str, ...] = ()
     fakeroot: bool = False
     writable: bool = False
     writable_tmpfs: bool = False
@@ -104,6 +105,9 @@ class ActionRequest:
             request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:
             request = replace(request, pid=False)
+        if request.fusemount:
+            # Else a program inside would keep its own file system, and itself, for ever.
+            request = replace(request, pid=True)
         if request.nvccli:
             request = replace(request, nv=True)
         if request.network or request.network_args:

@@ -236,7 +236,7 @@ DIRECTIVES = (
         peer="use nvidia-container-cli",
     ),
     _policy("user-bind-control", "flag", "binds of the user's choice, and the working directory"),
-    _policy("enable-fusemount", "flag", "--fusemount", built=False),
+    _policy("enable-fusemount", "flag", "--fusemount"),
     _policy("allow-user-ns", "flag", "user namespaces; without them only root can run containers"),
     _policy("allow-pid-ns", "flag", "PID namespaces"),
     _policy("allow-ipc-ns", "flag", "IPC namespaces"),

@@ -178,7 +178,20 @@ def _outfit(call: str, number: int, named: str, reason: str, detail: str) -> Lau
     )
 
 
+def _fusemount(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    if call in ("/dev/fuse", "fsopen"):
+        return LaunchError(
+            f"nothing can be mounted at {named}: /dev/fuse may not be used", why=causes.fuse(number).why
+        )
+    return LaunchError(
+        f"the program {named} of `--fusemount` serves nothing",
+        why=": ".join(part for part in (call, detail or reason) if part),
+        remedy="a program of the type `host` is looked for on the host, one of the type `container` in the image",
+    )
+
+
 _RULES = {
+    "fusemount": _fusemount,
     "outfit": _outfit,
     "network": _network,
     "netns": _netns,

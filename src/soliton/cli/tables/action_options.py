@@ -334,7 +334,6 @@ _DEVICES = (
         "SPEC",
         keys=("FUSESPEC",),
         group=DEVICES,
-        supported=False,
         help="a FUSE file system inside: TYPE:PROGRAM MOUNTPOINT",
     ),
 )
