@@ -174,9 +174,11 @@ def _image_servers() -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "comm").read_text().startswith(
-                    "soliton-image"
-                ) and entry.stat().st_uid == os.getuid():
+                if not (entry / "comm").read_text().startswith("soliton-image"):
+                    continue
+                # The entry itself is root's where nobody may look into the process.
+                status = (entry / "status").read_text()
+                if status.partition("\nUid:")[2].split()[0] == str(os.getuid()):
                     found.add(int(entry.name))
             except OSError:
                 continue

@@ -14,7 +14,7 @@ pub use server::serve;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
@@ -23,6 +23,7 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use crate::launch::kernel::{self, Forked};
+use crate::launch::{root, trees};
 use crate::plan;
 use crate::squashfs::reader::Image;
 
@@ -107,7 +108,11 @@ fn mount(
 /// ends by itself when the last container that sees the mount ends, however that comes about.
 pub fn spawn_server(image: Image, ids: Ids, source: &str) -> Result<OwnedFd, MountError> {
     let file = image.source().0.as_raw_fd();
-    spawn(source, false, file, move |device| server::serve(device, image, ids))
+    spawn(source, false, file, move |device| {
+        // Who is root in the container could reach the host's files through this process.
+        let _ = kernel::hide();
+        server::serve(device, image, ids);
+    })
 }
 
 /// The same for any server, which needs the descriptor `file` besides the device.
@@ -127,6 +132,16 @@ pub fn spawn(
             kernel::exit_now(0)
         }
         Forked::Parent(_) => Ok(mount),
+    }
+}
+
+/// Leaves the files of the host for an empty directory: who is root in a container of this user namespace could reach them
+/// through this process, which others of the user may look at, since it holds a lock. The mount namespace is the server's own.
+pub fn leave_host() {
+    let left = trees::tmpfs(4096, 0o555, trees::INERT)
+        .and_then(|empty| trees::attach_at(empty.as_fd(), CWD, "/proc").map(|()| empty));
+    if !left.is_ok_and(|empty| root::enter(empty.as_fd()).is_ok()) {
+        let _ = kernel::hide();
     }
 }
 

@@ -95,6 +95,7 @@ fn keep(lock: &Text, plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
     let (uid, gid) = (plan.identity.uid, plan.identity.gid);
     let served = fuse::spawn(&lock.to_string(), false, number, move |device| {
         super::kernel::ignore(libc::SIGTERM);
+        fuse::leave_host();
         fuse::empty::serve(device, uid, gid);
         drop(file);
     });
@@ -226,6 +227,7 @@ fn ext_tree(image: &ExtRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
     fuse::spawn(&image.path.to_string(), image.writable, number, move |device| {
         // A job that ends tells every process; this one ends when the last of what was written is in the file.
         super::kernel::ignore(libc::SIGTERM);
+        fuse::leave_host();
         ext::server::serve(device, volume, ids);
     })
     .map_err(|error| unmountable(&error, &image.path))

@@ -31,7 +31,7 @@ use rustix::net::{
 use rustix::thread::UnshareFlags;
 
 use crate::launch::kernel::{self, Forked};
-use crate::plan::{Plan, Root};
+use crate::plan::{Capabilities, Namespace, Plan, Root};
 use crate::squashfs::reader::Image;
 use crate::store::Store;
 
@@ -54,7 +54,9 @@ pub fn join(plan: &Plan) -> Option<Joined> {
     // A network that another namespace owns is entered by that one; one that a helper connects is left to this launch.
     // So is a user namespace with a property of its own.
     let own = plan.netns.is_some() || plan.helper.is_some() || plan.identity.keep_groups;
-    if own || plan.identity.uid_map.is_empty() || has_limits() {
+    // Who is root inside and sees the host's processes could reach the host's files through the server.
+    let looks = plan.process.capabilities != Capabilities::None && !plan.has(Namespace::Pid);
+    if own || looks || plan.identity.uid_map.is_empty() || has_limits() {
         return None;
     }
     let file = File::open(image.path.as_path()).ok()?;
