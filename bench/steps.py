@@ -82,33 +82,12 @@ def _edited(work: Path, base: str, text: str) -> None:
 def _peers(directory: Path, work: Path) -> list[tuple[str, str, list[str]]]:
     """(name, base, command) of those that can be given the userland here."""
     found: list[tuple[str, str, list[str]]] = []
-    layout = f"oci:{directory / 'layout'}"
     if shutil.which("podman"):
         common = ["podman", "--storage-driver", "overlay", "--root", str(work / "podman")]
-        if _works([*common, "pull", "--quiet", layout]):
-            images = subprocess.run(
-                [*common, "images", "--quiet"], capture_output=True, text=True, check=False
-            ).stdout.split()
-            if images and _works([*common, "tag", images[0], "localhost/base"]):
-                found.append(
-                    (
-                        "podman build",
-                        "localhost/base",
-                        [
-                            *common,
-                            "build",
-                            "--runtime",
-                            "crun",
-                            "--isolation",
-                            "chroot",
-                            "--layers",
-                            "--quiet",
-                            "-t",
-                            "out",
-                            str(work),
-                        ],
-                    )
-                )
+        # Of the tar, since what is pulled without a history cannot be built upon step by step.
+        if _works([*common, "import", "--quiet", str(directory / "scipy.tar"), "localhost/base"]):
+            build = ["build", "--runtime", "crun", "--isolation", "chroot", "--layers", "--quiet"]
+            found.append(("podman build", "localhost/base", [*common, *build, "-t", "out", str(work)]))
     if shutil.which("ch-image"):
         common = ["ch-image", "--storage", str(work / "charliecloud")]
         if _works([*common, "import", str(directory / "plain"), "base"]):

@@ -91,6 +91,7 @@ def test_what_is_no_dockerfile_is_told_with_its_line(text: str, told: str) -> No
             "amd64/v2 linux/amd64 v2 linux x/amd64/v2 linux/_md64/v2",
         ),
         ("${P%$E} ${NO#x}|", "linux/amd64 |"),
+        ("${P#*n?x} ${P%%[*} ${P#**/**} ${P#zz*}", "/amd64/v2 linux/amd64/v2 amd64/v2 linux/amd64/v2"),
     ],
 )
 def test_variables_are_those_of_dockerfiles(text: str, result: str) -> None:
@@ -100,7 +101,7 @@ def test_variables_are_those_of_dockerfiles(text: str, result: str) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["${A", "${NO:?must}", "${A!}", "'open", "${" * 100])
+@pytest.mark.parametrize("text", ["${P/l*/x}", "${A", "${NO:?must}", "${A!}", "'open", "${" * 100])
 def test_variables_that_are_none_are_errors(text: str) -> None:
     with pytest.raises(DefinitionError):
         words.expand(text, {"A": "1"}, "\\", "Dockerfile", 1)

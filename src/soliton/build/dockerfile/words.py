@@ -11,6 +11,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
 #: Characters that one replacement may make.
 LONGEST = 1 << 20
 DEEPEST = 20
+#: Characters of a value that a pattern is taken off from.
+LONGEST_MATCHED = 512
 
 
 def expand(
@@ -47,14 +49,32 @@ def split(text: str, escape: str, name: str, line: int) -> list[str]:
     return [*words, word] if word else words
 
 
-def _trimmed(value: str, pattern: re.Pattern[str], front: bool, *, longest: bool) -> str:
+def _trimmed(value: str, pattern: str, front: bool, *, longest: bool) -> str:
     """`${X#pattern}` and `${X%pattern}`, doubled for as much as can be taken."""
     cuts = range(len(value) + 1) if front != longest else range(len(value), -1, -1)
     for cut in cuts:
         taken, left = (value[:cut], value[cut:]) if front else (value[cut:], value[:cut])
-        if pattern.fullmatch(taken):
+        if _matches(pattern, taken):
             return left
     return value
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """A shell's `*` and `?`, in a time that the product of both lengths bounds."""
+    at = here = 0
+    star, resumed = -1, 0
+    while at < len(text):
+        if here < len(pattern) and pattern[here] == "*":
+            star, resumed = here, at
+            here += 1
+        elif here < len(pattern) and pattern[here] in ("?", text[at]):
+            at, here = at + 1, here + 1
+        elif star >= 0:
+            resumed += 1
+            at, here = resumed, star + 1
+        else:
+            return False
+    return not pattern[here:].strip("*")
 
 
 class _Reader:
@@ -136,22 +156,19 @@ class _Reader:
                 return value or ""
         if rest[0] in "#%":
             double = rest.startswith(rest[0] * 2)
-            return _trimmed(
-                value or "", self.pattern(rest[2 if double else 1 :]), rest[0] == "#", longest=double
-            )
+            pattern = self.inner(rest[2 if double else 1 :])
+            if max(len(pattern), len(value or "")) > LONGEST_MATCHED:
+                raise self.error(f"`{key}` is too long for a pattern")
+            return _trimmed(value or "", pattern, rest[0] == "#", longest=double)
         if rest[0] == "/":
             every = rest.startswith("//")
-            old, _, new = rest[2 if every else 1 :].partition("/")
-            if old:
-                return self.pattern(old).sub(lambda _: self.inner(new), value or "", count=0 if every else 1)
+            old, _, new = (self.inner(part) for part in rest[2 if every else 1 :].partition("/"))
+            if old and not any(char in "*?" for char in old):
+                count = (value or "").count(old) if every else 1
+                if len(value or "") + count * len(new) > LONGEST:
+                    raise self.error("replacing variables gives too long a text")
+                return (value or "").replace(old, new, count)
         raise self.error(f"`${{{inner[:40]}}}` is not understood")
-
-    def pattern(self, text: str) -> re.Pattern[str]:
-        """A shell's pattern, its variables replaced."""
-        out = ""
-        for char in self.inner(text):
-            out += {"*": ".*", "?": "."}.get(char) or re.escape(char)
-        return re.compile(out, re.DOTALL)
 
     def inner(self, text: str) -> str:
         if self.depth >= DEEPEST:
