@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,50 @@ def test_a_limit_that_nobody_delegates_is_refused_and_nothing_runs(
     result = soliton("exec", "--apply-cgroups", "limits.toml", busybox_sif, "touch", "made")
     assert "imagined" in fatal(result)
     assert not (soliton.cwd / "made").exists()
+
+
+#: A systemd of the user's own, in a mount namespace where the machine looks as if it had been booted by one.
+WITH_SYSTEMD = """
+mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/system
+/lib/systemd/systemd --user > "$XDG_RUNTIME_DIR/log" 2>&1 &
+manager=$!
+for i in $(seq 100); do [ -S "$XDG_RUNTIME_DIR/bus" ] && break; sleep 0.1; done
+"$@"
+status=$?
+kill $manager
+wait $manager
+exit $status
+"""
+SCOPE = """
+from soliton.site import cgroups
+print(cgroups.look().path)
+print(cgroups._scope("probe"))
+print(cgroups.look().path)
+"""
+
+
+@pytest.mark.skipif(not Path("/lib/systemd/systemd").exists(), reason="the package systemd is not installed")
+def test_the_user_s_systemd_gives_a_scope(tmp_path: Path) -> None:
+    """A real one: it answers before it has moved the process, and moves it all the same."""
+    group = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
+    if not group.strip("/"):
+        pytest.skip("this process is in the uppermost control group, of which nobody is given a part")
+    runtime = tmp_path / "r"
+    runtime.mkdir(mode=0o700)
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--mount", "--map-current-user", "--keep-caps"),
+            *("sh", "-c", WITH_SYSTEMD, "sh", sys.executable, "-c", SCOPE),
+        ],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    log = (runtime / "log").read_text() if (runtime / "log").exists() else ""
+    assert done.returncode == 0, done.stderr + log
+    before, moved, after = done.stdout.split()
+    assert moved == "True", log
+    assert after.endswith(".scope") and "/soliton-" in after and after != before
