@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PACKAGES = "python3-scipy,python3-sympy,python3-pip,gfortran,perl-doc"
 
@@ -61,8 +62,9 @@ def digest(path: Path) -> str:
 def layout(directory: Path) -> Path:
     """An OCI layout of two gzip layers, as a registry would hold it: the userland, and one small file on top."""
     target = directory / "layout"
-    if target.exists():
+    if target.exists() and _has_history(target):
         return target
+    shutil.rmtree(target, ignore_errors=True)
     partial = directory / "layout.partial"
     shutil.rmtree(partial, ignore_errors=True)
     blobs = partial / "blobs/sha256"
@@ -102,6 +104,8 @@ def layout(directory: Path) -> Path:
             "os": "linux",
             "config": {"Cmd": ["bash"], "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            # One for each layer: podman builds on nothing else.
+            "history": [{"created_by": what} for what in ("userland", "version")],
         }
     )
     manifest_type = "application/vnd.oci.image.manifest.v1+json"
@@ -137,10 +141,21 @@ def layout(directory: Path) -> Path:
     return target
 
 
-def layers_of(layout_directory: Path) -> list[Path]:
+def _manifest(layout_directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The directory of the blobs, and the manifest of the one image."""
     index = json.loads((layout_directory / "index.json").read_text())
     blobs = layout_directory / "blobs"
-    manifest = json.loads((blobs / index["manifests"][0]["digest"].replace(":", "/")).read_text())
+    return blobs, json.loads((blobs / index["manifests"][0]["digest"].replace(":", "/")).read_text())
+
+
+def _has_history(layout_directory: Path) -> bool:
+    """Whether the image is one that this program would make, and not an older one's."""
+    blobs, manifest = _manifest(layout_directory)
+    return "history" in json.loads((blobs / manifest["config"]["digest"].replace(":", "/")).read_text())
+
+
+def layers_of(layout_directory: Path) -> list[Path]:
+    blobs, manifest = _manifest(layout_directory)
     return [blobs / layer["digest"].replace(":", "/") for layer in manifest["layers"]]
 
 

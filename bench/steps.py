@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.measure import once
-from bench.peers import left_out
+from bench.peers import left_out, settle
 from bench.table import Row
 
 #: Who writes into the cache of builds that Charliecloud keeps in git.
@@ -119,8 +119,9 @@ def _once(words: Sequence[str], environment: dict[str, str]) -> float:
 
 
 def _remove(work: Path) -> None:
-    """Files of peers belong to subordinate ids."""
+    """Files of peers belong to subordinate ids, and may be mounted still in the namespaces that podman keeps."""
     if work.exists():
+        settle()
         inside = ["podman", "unshare"] if shutil.which("podman") else []
         subprocess.run([*inside, "rm", "-rf", str(work)], capture_output=True, check=False)
 

@@ -210,12 +210,20 @@ def test_different_images_of_one_job_started_at_once_are_in_one_user_namespace(
     assert not list((runtime / "soliton/mounts").iterdir())
 
 
-def test_servers_of_one_user_namespace_do_not_keep_each_other(
+def test_an_image_is_let_go_of_while_another_of_the_job_is_in_use(
     own: Program, image: Path, tmp_path: Path
 ) -> None:
     short = own.having(SOLITON_IMAGE_SERVER="1")
-    other = Path(shutil.copy(image, tmp_path / "other.sif"))
-    assert namespace(short, image) == namespace(short, other)
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    other = Path(shutil.copy(image, folder / "other.sif"))
+    with short.start("exec", image, "sleep", "98766") as used:
+        wait_until(lambda: servers_of(tmp_path))
+        wait_until(lambda: Path(f"/proc/{used.pid}/comm").read_text() == "sleep\n")
+        assert namespace(short, other).strip() == os.readlink(f"/proc/{used.pid}/ns/user")
+        wait_until(lambda: not servers_of(folder))
+        assert len(servers_of(tmp_path)) == 1
+        used.kill()
     wait_until(lambda: not servers_of(tmp_path))
 
 

@@ -1,5 +1,5 @@
 //! The process behind a shared image: holds the user namespace and the mount, gives both to whoever connects, and detaches
-//! the mount when nobody has come for a while and nobody is left.
+//! the mount when nobody has come for a while and nobody is left who uses it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,6 +23,8 @@ use crate::store::Store;
 
 /// Launches that may wait while one is answered.
 const WAITING: i32 = 1024;
+/// Of more clients than this, those that have ended are forgotten at once.
+const MOST_CLIENTS: usize = 4096;
 /// Directories that the mount may cover in the server's own mount namespace: nothing it opens by path lies there (the standard
 /// library looks into /sys and /proc for the number of processors).
 const PLACES: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/boot", "/home", "/usr/local"];
@@ -82,18 +84,30 @@ pub fn run(
     Ok(())
 }
 
-/// Whether any process but servers is in the user namespace: a job that runs for hours goes on sharing with what it starts later.
-fn is_joined(namespace: BorrowedFd<'_>) -> bool {
-    let (Ok(own), Ok(entries)) = (rustix::fs::fstat(namespace), std::fs::read_dir("/proc")) else {
+/// Whether anybody who came still uses the image: a job that runs for hours goes on sharing with what it starts later. It is
+/// those who asked (`clients`), and whoever has the mount, in the namespace that servers of other images may share.
+fn is_joined(namespace: BorrowedFd<'_>, place: &str, clients: &mut Vec<i32>) -> bool {
+    let (Ok(own), Ok(mount), Ok(entries)) =
+        (rustix::fs::fstat(namespace), rustix::fs::stat(place), std::fs::read_dir("/proc"))
+    else {
         return false;
     };
-    entries.flatten().map(|entry| entry.file_name()).any(|name| {
-        let name = name.to_string_lossy();
-        name.bytes().all(|byte| byte.is_ascii_digit())
-            && rustix::fs::stat(format!("/proc/{name}/ns/user"))
-                .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
-            && !std::fs::read(format!("/proc/{name}/comm")).is_ok_and(|comm| comm == b"soliton-image\n")
-    })
+    let this = std::process::id() as i32;
+    let device =
+        format!(" {}:{} ", rustix::fs::major(mount.st_dev), rustix::fs::minor(mount.st_dev)).into_bytes();
+    let inside: Vec<i32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            *pid != this
+                && rustix::fs::stat(format!("/proc/{pid}/ns/user"))
+                    .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino))
+        })
+        .collect();
+    clients.retain(|pid| inside.contains(pid));
+    let shows = |text: Vec<u8>| text.windows(device.len()).any(|part| part == device);
+    !clients.is_empty()
+        || inside.iter().any(|pid| std::fs::read(format!("/proc/{pid}/mountinfo")).is_ok_and(shows))
 }
 
 /// The first rank of a job may be bound to one processor; its server works for all of them.
@@ -122,11 +136,17 @@ impl Door {
         Ok(Door { listener })
     }
 
-    /// Answers everybody who waits; whether there was anybody.
-    fn answer(&self, namespace: BorrowedFd<'_>, place: &str) -> bool {
+    /// Answers everybody who waits, and notes them; whether there was anybody.
+    fn answer(&self, namespace: BorrowedFd<'_>, place: &str, clients: &mut Vec<i32>) -> bool {
         let mut any = false;
         while let Ok(client) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             any = true;
+            if let Ok(who) = rustix::net::sockopt::socket_peercred(&client) {
+                clients.push(who.pid.as_raw_nonzero().get());
+            }
+            if clients.len() >= MOST_CLIENTS {
+                clients.retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+            }
             // A client that is gone, or a clone that cannot be made: it mounts for itself.
             let _ = give(client.as_fd(), namespace, place);
         }
@@ -161,6 +181,7 @@ fn keep(
     let limit = Timespec { tv_sec: i64::from(idle), tv_nsec: 0 };
     let lock = lock_of(&key.server);
     let mut asked = false;
+    let mut clients = Vec::new();
     loop {
         let mut entries = [PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         let found = poll(&mut entries, Some(&limit));
@@ -171,7 +192,7 @@ fn keep(
         while let Some(arrived) = kernel::next_signal(signals) {
             asked |= arrived.signal == libc::SIGTERM;
         }
-        let served = door.answer(namespace, place);
+        let served = door.answer(namespace, place, &mut clients);
         if served && !asked {
             continue;
         }
@@ -179,7 +200,7 @@ fn keep(
             continue;
         }
         // Without any idle time nothing is waited for.
-        if !asked && idle > 0 && is_joined(namespace) {
+        if !asked && idle > 0 && is_joined(namespace, place, &mut clients) {
             continue;
         }
         // Whoever holds the lock is about to connect. Where the directory is gone, nobody can find this server any more.
@@ -192,7 +213,7 @@ fn keep(
             let _ = rustix::fs::unlinkat(store.directory(), &job, AtFlags::empty());
         }
         // Those who found the door before it was taken away.
-        door.answer(namespace, place);
+        door.answer(namespace, place, &mut clients);
         return;
     }
 }
