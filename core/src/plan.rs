@@ -254,10 +254,25 @@ pub enum Mount {
     Data(DataBind),
     Fuse(FuseMount),
     Tmpfs(Tmpfs),
-    Proc { target: Text },
-    Sys { target: Text },
-    Emulator { target: Text, rule: Text },
-    Dev { target: Text, minimal: bool, pts: bool },
+    Proc {
+        target: Text,
+    },
+    Sys {
+        target: Text,
+    },
+    /// The tree of control groups, from the container's own on.
+    Cgroups {
+        target: Text,
+    },
+    Emulator {
+        target: Text,
+        rule: Text,
+    },
+    Dev {
+        target: Text,
+        minimal: bool,
+        pts: bool,
+    },
     File(SynthesizedFile),
     Passwd(PasswdFile),
     Group(GroupFile),
@@ -343,6 +358,7 @@ impl TryFrom<MountRecord> for Mount {
             }),
             "proc" => Mount::Proc { target: record.target_or("/proc") },
             "sys" => Mount::Sys { target: record.target_or("/sys") },
+            "cgroups" => Mount::Cgroups { target: record.target_or("/sys/fs/cgroup") },
             "emulator" => Mount::Emulator {
                 target: record.target_or("/proc/sys/fs/binfmt_misc"),
                 rule: needed(record.content, "content")?,
@@ -418,6 +434,7 @@ pub enum Action {
     Shell,
     Test,
     Start,
+    Boot,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -501,8 +518,6 @@ pub struct Process {
     pub locale: Option<LocaleFallback>,
     #[serde(default = "yes")]
     pub init: bool,
-    #[serde(default)]
-    pub keep_fds: Vec<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

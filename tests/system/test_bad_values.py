@@ -45,6 +45,7 @@ REFUSED = {
     "drop-caps": ("exec --drop-caps fly IMAGE true", "`CAP_FLY` is not a capability"),
     "env-file": ("exec --env-file missing IMAGE true", "`missing` cannot be read"),
     "group": ("sif add --datatype 7 --group -1 IMAGE FILE", "--group"),
+    "fusemount": ("exec --fusemount nonsense IMAGE true", "`nonsense` of `--fusemount` has no type"),
     "home": ("exec --home a:b:c IMAGE true", "`a:b:c` is not a home"),
     "hostname": ("exec --hostname a_b! IMAGE true", "`a_b!` is not a host name"),
     "ignore": ("diff --ignore nothing IMAGE IMAGE", "there is no such thing to ignore"),
@@ -83,6 +84,7 @@ REFUSED = {
     "signentity": ("sif add --datatype 5 --signhash 1 --signentity nonsense IMAGE FILE", "`--signentity`"),
     "signhash": ("sif add --datatype 5 --signhash 99 --signentity x IMAGE FILE", "`--signhash`"),
     "size": ("overlay create --size 1 new.img", "an overlay of 1 MiB cannot be made"),
+    "ssh": ("build --ssh x=missing new.sif DOCKERFILE", "the SSH agent `missing` cannot be used"),
     "target": ("build --target none new.sif DOCKERFILE", "there is no stage `none`"),
     "timeout": ("instance stop --timeout -5 one", "`-5` is not a number of seconds"),
     "tmpdir": ("build --tmpdir missing new.sif RECIPE", "no temporary directory can be made in `"),
@@ -110,6 +112,7 @@ POSITIONALS = {
     "inspect --app nosuch IMAGE": "there is no app `nosuch`",
     "inspect missing": "no such image: `missing`",
     "instance start IMAGE a/b": "`a/b` is not a valid instance name",
+    "instance start --boot --app x IMAGE one": "`--boot` and `--app` exclude each other",
     "exec IMAGE missing": '"missing": executable file not found in $PATH',
     "exec IMAGE /etc/passwd": '"/etc/passwd" cannot be executed',
 }

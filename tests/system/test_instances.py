@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import threading
@@ -140,6 +141,96 @@ def fatal(result: Result) -> str:
     lines = [line for line in result.err.splitlines() if not line.startswith(("INFO:", "WARNING:"))]
     assert lines and lines[0].startswith("FATAL:   ") and len(lines) <= 3, result.err
     return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def machine(shared: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with an init that has something to do."""
+    folder = tmp_path_factory.mktemp("machine")
+    table = (
+        "::sysinit:/bin/echo system is up\\n::respawn:/bin/sleep 1000\\n::shutdown:/bin/echo going down\\n"
+    )
+    (folder / "m.def").write_text(f"Bootstrap: busybox\n\n%post\n    printf '{table}' > /etc/inittab\n")
+    shared("build", folder / "m.sif", folder / "m.def").ok()
+    return folder / "m.sif"
+
+
+def test_an_image_is_booted(instances: Program, machine: Path) -> None:
+    """Its init is process 1 and root, tends what is orphaned, and is asked to shut down."""
+    instances("instance", "start", "--boot", machine, "box").ok()
+    eventually(lambda: "system is up" in log(instances, "box"))
+    inside = instances.once()
+
+    def said(script: str) -> str:
+        return inside("exec", "instance://box", "sh", "-c", script).ok().out.strip()
+
+    assert said("readlink /proc/1/exe; id -u; hostname; ls -A /run /tmp").split() == [
+        "/bin/busybox",
+        "0",
+        "box",
+        "/run:",
+        "lock",
+        "/tmp:",
+    ]
+    assert "container=soliton" in said("tr '\\0' '\\n' < /proc/1/environ")
+    assert said("awk '/^(Uid|NoNewPrivs)/ { print $2 }' /proc/1/status").split() == ["0", "1"]
+    assert said("ls /sys/class/net") == "lo" or said("cat /proc/net/dev | grep -c :") == "1"
+    # No other descriptor than the first three.
+    assert said("echo /proc/1/fd/*").split() == [f"/proc/1/fd/{number}" for number in range(3)]
+    # An orphan is process 1's, and is reaped when it ends.
+    orphan = said("(sleep 0.2 >/dev/null 2>&1 & echo $!)")
+    eventually(lambda: said(f"test -e /proc/{orphan} || echo gone") == "gone")
+    first = said("pidof sleep")
+    said(f"kill {first}")
+    eventually(lambda: said("pidof sleep || :") not in ("", first))
+    pid = record(instances, "box")["pid"]
+    result = instances("instance", "stop", "--timeout", "30", "box").ok()
+    assert "Killing" not in result.err
+    assert "going down" in log(instances, "box")
+    assert ends(pid) and names(instances) == []
+
+
+def test_an_init_can_power_off_and_dies_with_its_monitor(instances: Program, machine: Path) -> None:
+    instances("instance", "start", "--boot", machine, "box", "ignored").ok()
+    eventually(lambda: "system is up" in log(instances, "box"))
+    pid = record(instances, "box")["pid"]
+    instances.once()("exec", "instance://box", "poweroff")
+    eventually(lambda: ends(pid) and names(instances) == [])
+    instances("instance", "start", "--boot", machine, "box").ok()
+    known = record(instances, "box")
+    os.kill(int(str(known["ppid"])), signal.SIGKILL)
+    eventually(lambda: ends(known["pid"]))
+    assert names(instances) == []
+    # An explicit signal is what the init gets; this one it does not know, and after the timeout it is killed.
+    instances("instance", "start", "--boot", machine, "box").ok()
+    assert "Killing" in instances("instance", "stop", "--signal", "URG", "--timeout", "0", "box").ok().err
+
+
+def owns_control_groups() -> bool:
+    """Whether this process is in a part of their tree that is the user's, as under a systemd of theirs."""
+    tree = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line]
+    own = [line[4:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"]
+    return bool(tree and own) and os.access(tree[0] + "/" + own[0], os.W_OK)
+
+
+def test_what_cannot_be_booted(instances: Program, busybox_sandbox: Path) -> None:
+    bare = instances.cwd / "bare"
+    (bare / "bin").mkdir(parents=True)
+    for name in ("sbin", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var"):
+        (bare / name).mkdir()
+    text = fatal(instances("instance", "start", "--boot", bare, "box"))
+    assert "the image cannot be booted" in text and "it has no /sbin/init" in text
+    text = fatal(instances("instance", "start", "--boot", "--app", "x", bare, "box"))
+    assert "`--boot` and `--app` exclude each other" in text
+    # One that ends at once, without a word, where it has no control groups of its own.
+    systemd = bare / "lib/systemd/systemd"
+    systemd.parent.mkdir(parents=True)
+    shutil.copy(busybox_sandbox / "bin/busybox", systemd)
+    (bare / "sbin/init").symlink_to("/lib/systemd/systemd")
+    if not owns_control_groups():
+        text = fatal(instances("instance", "start", "--boot", bare, "box"))
+        assert "systemd makes control groups, and may not here" in text
+    assert names(instances) == []
 
 
 def test_a_life(instances: Program, service: Path) -> None:

@@ -66,7 +66,7 @@ OPTIONS = {
     "writable-tmpfs": ("--writable-tmpfs", "", "surface"),
 }
 #: Those that need more than a line: their rows are below.
-MORE = {"keep-privs", "runscript-timeout", "shell", "writable"}
+MORE = {"boot", "keep-privs", "runscript-timeout", "shell", "writable"}
 #: Those whose effect is not the compiler's, and whose it is.
 ELSEWHERE = {
     **dict.fromkeys(
@@ -158,6 +158,19 @@ def test_options_that_need_more_than_a_line() -> None:
     assert difference(compiled("--runscript-timeout 5s", "run"), compiled("", "run")) == "process.patience"
     assert difference(compiled("--shell /bin/zsh", "shell"), compiled("", "shell")) == "process.shells"
     assert difference(compiled("--writable", root=SANDBOX), compiled("", root=SANDBOX)) == "surface"
+    booted = compiled("--boot", "instance start")
+    isolated = compiled("--containall --uts --network none", "instance start")
+    assert difference(booted, isolated) == "environment.fixed mounts namespaces process.action"
+    assert [mount.target for mount in booted.mounts if mount not in isolated.mounts] == [
+        "/run",
+        "/run/lock",
+        "/sys/fs/cgroup",
+    ]
+    assert booted.process.action == "boot" and booted.process.environment.fixed["container"] == "soliton"
+    privileged = compiled("--boot", "instance start", host=root)
+    without = set(compiled("--drop-caps all", "instance start", host=root).process.capabilities)
+    assert not {"CAP_SYS_BOOT", "CAP_SYS_RAWIO"} & set(privileged.process.capabilities) and not without
+    assert compiled("--boot --keep-privs", "instance start", host=root).process.capabilities == "all"
 
 
 def test_every_option_has_its_row() -> None:

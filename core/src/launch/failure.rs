@@ -142,6 +142,10 @@ pub fn explain(failure: &Failure) {
             info(&failure.detail);
             info("a section %test of its definition file gives an image one");
         }
+        "boot" => fatal(
+            "the image cannot be booted",
+            &[&failure.detail, "or leave `--boot` out: a startscript starts services, too"],
+        ),
         "app" => fatal(&format!("the app `{name}` cannot be used"), &[&failure.detail]),
         "exec" if failure.call == "execve" => {
             let reason = std::io::Error::from_raw_os_error(failure.errno).to_string();

@@ -22,7 +22,7 @@ use rustix::thread::UnshareFlags;
 use super::failure::{Context, Failure};
 use super::instance::Instance;
 use super::kernel::{self, Arrived, Forked};
-use crate::plan::{Namespace, Plan};
+use crate::plan::{Action, Namespace, Plan, Process};
 
 /// How far apart the copies of one signal to several processes may arrive.
 const SAME_SIGNAL: Duration = Duration::from_millis(20);
@@ -121,13 +121,14 @@ fn die_with_parent() -> Result<(), Failure> {
 
 impl Inside {
     /// Leaves process 1 behind to tend the payload, or makes it the payload; returns in the payload.
-    pub fn become_payload(self, init: bool, instance: Option<&Instance>) -> Result<(), Failure> {
+    pub fn become_payload(self, process: &Process, instance: Option<&Instance>) -> Result<(), Failure> {
         // Changes of identity have undone it.
         die_with_parent()?;
-        if let Some(instance) = instance {
+        let boots = process.action == Action::Boot;
+        if let Some(instance) = instance.filter(|_| !boots) {
             return instance.become_payload(self.channel);
         }
-        if !init {
+        if boots || !process.init {
             return if is_closed(self.channel.as_fd()) { kernel::exit_now(137) } else { Ok(()) };
         }
         let queue = kernel::signal_queue().failed("userns", "signalfd")?;

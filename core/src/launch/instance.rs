@@ -13,6 +13,9 @@
 //! Those who join come by the door (`door.rs`). A container that processes share (`--sharens`) has no payload of its own, and ends
 //! with the last who came in; without a PID namespace it has no process inside at all: the monitor holds its namespaces.
 //!
+//! An image that is booted (`--boot`) has its own process 1: the image's init takes the place of ours. What the monitor is sent it
+//! gets as it is, and the container ends when it does.
+//!
 //! Nobody may look into the monitor: in the user namespace of containers it is the one that has things of the host's open.
 //!
 //! The words to whoever starts it, on `channel`: `pid N` (process 1), `ready` when all but executing is done, then a byte
@@ -37,7 +40,7 @@ use super::init::{SIGNALS, end_of};
 use super::kernel::{self, Forked};
 use super::process::Command;
 use super::{capabilities, carry_out};
-use crate::plan::{Capabilities, Namespace, Plan};
+use crate::plan::{Action, Capabilities, Namespace, Plan};
 use crate::request;
 use crate::text::Text;
 
@@ -200,7 +203,12 @@ impl Instance {
                 over |= !self.is_recorded();
             }
             while let Some(arrived) = kernel::next_signal(queue) {
-                if arrived.signal != libc::SIGCHLD && !arrived.by_kernel {
+                if arrived.signal == libc::SIGCHLD || arrived.by_kernel {
+                    continue;
+                }
+                if plan.process.action == Action::Boot {
+                    kernel::kill(child, arrived.signal);
+                } else {
                     let word = if arrived.signal == END { END_WORD } else { arrived.signal as u8 };
                     let _ = send(inside, &[word], SendFlags::NOSIGNAL);
                 }

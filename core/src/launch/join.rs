@@ -37,11 +37,20 @@ pub fn run(fd: RawFd) -> i32 {
         }
     };
     failure::say_up_to(request.plan.level);
+    let handed = super::handed::look();
     let umask = rustix::process::umask(Mode::empty());
     match enter(&request) {
         Err(failure) => failure::report(&request.plan.reporter, &failure),
         Ok(inside) => {
-            match super::start(&request.plan, umask, super::file_limit(), inside, None, Programs::default()) {
+            match super::start(
+                &request.plan,
+                umask,
+                super::file_limit(),
+                inside,
+                None,
+                Programs::default(),
+                handed,
+            ) {
                 Err(failure) => {
                     failure::explain(&failure);
                     return super::status_of(&failure);

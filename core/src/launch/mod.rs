@@ -12,6 +12,7 @@ pub mod failure;
 pub mod files;
 mod fusemount;
 pub mod glob;
+mod handed;
 pub mod identity;
 pub mod init;
 pub mod instance;
@@ -39,6 +40,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, RawFd};
 
 use failure::{Context, Failure};
+use handed::Handed;
 use init::Inside;
 use instance::Instance;
 use rustix::fs::Mode;
@@ -80,6 +82,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
         return FAILURE;
     }
     failure::say_up_to(plan.level);
+    let handed = if instance.is_none() { handed::look() } else { None };
     if plan.attached {
         init::attach_to_caller();
     }
@@ -87,7 +90,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
     let files = raise_file_limit();
     match assemble(plan, umask, instance) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok((inside, programs)) => match start(plan, umask, files, inside, instance, programs) {
+        Ok((inside, programs)) => match start(plan, umask, files, inside, instance, programs, handed) {
             Err(failure) => {
                 failure::explain(&failure);
                 let status = status_of(&failure);
@@ -170,6 +173,7 @@ fn start(
     inside: Option<Inside>,
     instance: Option<&Instance>,
     programs: fusemount::Programs<'_>,
+    handed: Option<Handed>,
 ) -> Result<Infallible, Failure> {
     if let Some(instance) = instance.filter(|_| !instance::has_process(plan)) {
         return instance.hold(plan);
@@ -182,12 +186,12 @@ fn start(
     // From here on code of the image may run beside this process.
     kernel::hide().failed("confinement", "prctl")?;
     if let Some(inside) = inside {
-        inside.become_payload(plan.process.init, instance)?;
+        inside.become_payload(&plan.process, instance)?;
     }
     if let Some(shared) = shared {
         shared.stand_by();
     }
-    process::keep_descriptors(&plan.process.keep_fds)?;
+    process::close_descriptors()?;
     let command = process::Command::of(plan)?;
     let _ = setrlimit(Resource::Nofile, files);
     rustix::process::umask(plan.process.umask.map_or(umask, Mode::from_raw_mode));
@@ -198,6 +202,11 @@ fn start(
     programs.start_inside(&command)?;
     match instance {
         Some(instance) => instance.execute(&command, process::is_idle(&plan.process)),
-        None => command.execute(),
+        None => {
+            if let Some(handed) = handed {
+                handed.hand_on(|name| command.variable(name));
+            }
+            command.execute()
+        }
     }
 }

@@ -74,6 +74,10 @@ pub fn prepare<'p>(
             }
             Mount::Proc { target } => Some(open_kernel_tree("/proc", target, KERNEL)?),
             Mount::Sys { target } => Some(open_kernel_tree("/sys", target, KERNEL)?),
+            // As far as this kernel and this user have one: an init copes without.
+            Mount::Cgroups { target } => trees::new("cgroup2", &[], KERNEL)
+                .ok()
+                .map(|tree| Prepared { optional: true, ..Prepared::directory(target, What::Tree(tree)) }),
             Mount::Emulator { target, rule } => {
                 let tree = emulator(rule).map_err(|failure| failure.at(target))?;
                 Some(Prepared::directory(target, What::Tree(tree)))

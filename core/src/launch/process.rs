@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -22,6 +22,10 @@ const LARGEST_RUNSCRIPT: u64 = 1 << 20;
 /// Where libraries of the host are shown.
 const LIBRARIES: &[u8] = b"/.singularity.d/libs";
 const METADATA: &str = "/.singularity.d";
+/// Where control groups are seen.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// What is executed to boot an image.
+const INIT: &str = "/sbin/init";
 
 /// Changes to the first candidate directory that exists.
 pub fn change_directory(process: &Process) -> Result<(), Failure> {
@@ -101,15 +105,9 @@ fn become_user(identity: &Identity, keep: &Capabilities) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Lets only the wanted descriptors through to the payload.
-pub fn keep_descriptors(keep: &[i32]) -> Result<(), Failure> {
-    kernel::close_on_exec_from(3).failed("confinement", "close_range")?;
-    for &fd in keep.iter().filter(|fd| **fd > 2) {
-        // SAFETY: the descriptor is the caller's, named by number; a closed one is an error, not a danger.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let _ = rustix::io::fcntl_setfd(fd.as_fd(), rustix::io::FdFlags::empty());
-    }
-    Ok(())
+/// Lets no descriptor through to the payload but the first three.
+pub fn close_descriptors() -> Result<(), Failure> {
+    kernel::close_on_exec_from(3).failed("confinement", "close_range")
 }
 
 /// The payload's environment and the words to execute.
@@ -163,6 +161,14 @@ impl Command {
         }
     }
 
+    /// The value of a variable that the payload will see.
+    pub fn variable(&self, name: &str) -> Option<Vec<u8>> {
+        let value = |pair: &CString| {
+            pair.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
+        };
+        self.envp.iter().find_map(value)
+    }
+
     /// Executes the payload; returns only if that failed.
     pub fn execute(&self) -> Result<Infallible, Failure> {
         let Some(name) = self.argv.first() else {
@@ -209,6 +215,7 @@ fn words(process: &Process) -> Result<Vec<Text>, Failure> {
     };
     let first = match process.action {
         Action::Exec => return Ok(process.argv.clone()),
+        Action::Boot => Some(init()?),
         // The one that was asked for is not replaced by another.
         Action::Shell if process.shells.len() == 1 => process.shells.first().cloned(),
         Action::Shell => process.shells.iter().find(|shell| exists(shell)).cloned(),
@@ -239,6 +246,22 @@ fn words(process: &Process) -> Result<Vec<Text>, Failure> {
     }
     words.extend(process.argv.iter().cloned());
     Ok(words)
+}
+
+/// What boots the image. Raised here is what would end it at once, and without a word: it has nowhere to say it.
+fn init() -> Result<Text, Failure> {
+    let Ok(program) = std::fs::canonicalize(INIT) else {
+        return Err(Failure::because("boot", format!("it has no {INIT}: an init has to be installed in it")));
+    };
+    let refused = rustix::fs::access(CGROUPS, rustix::fs::Access::WRITE_OK)
+        .is_err_and(|errno| matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS));
+    if program.ends_with("systemd") && refused {
+        return Err(Failure::because(
+            "boot",
+            "systemd makes control groups, and may not here: try `systemd-run --user --scope -p Delegate=yes` before the command",
+        ));
+    }
+    Ok(Text::from(INIT))
 }
 
 /// Whether an instance has nothing to start: its startscript is not there, or does nothing.

@@ -133,6 +133,9 @@ def start(
     place = writable_place()
     image = find_image(request, fetching)
     request = replace(request, instance=name, pid=True)
+    if request.boot and os.geteuid() != 0:
+        # An init insists on being root.
+        request = replace(request, fakeroot=True)
     plan = prepare(request, image)
     with _pid_file(pid_file) as write_pid:
         cgroup = None
@@ -256,6 +259,7 @@ def launch(
                         userns=bool(plan.identity.uid_map),
                         fakeroot=request.fakeroot,
                         contain=request.settled().contain,
+                        init=request.boot,
                         home=plan.process.environment.fixed.get("HOME", "/"),
                         sharens=shared,
                         door=door.name,
@@ -361,8 +365,11 @@ class Told(LaunchError):
         super().__init__("", status=status)
 
 
-def stop(found: Sequence[Instance], *, number: int, timeout: float) -> list[Instance]:
-    """Asks instances to end by a signal, and kills those that have not ended in time. Returns those that were killed."""
+def stop(found: Sequence[Instance], *, number: int | None, timeout: float) -> list[Instance]:
+    """Asks instances to end by a signal, and kills those that have not ended in time. Returns those that were killed.
+
+    number: of the signal; None stands for the usual one, which an init has of its own.
+    """
     running: dict[int, Instance] = {}
     with contextlib.ExitStack() as open_files:
         for instance in found:
@@ -379,8 +386,9 @@ def stop(found: Sequence[Instance], *, number: int, timeout: float) -> list[Inst
             if number == signal.SIGKILL:
                 _kill(instance)
             else:
-                instance.monitor.signal(number)
-                instance.monitor.signal(_END)
+                instance.monitor.signal(_usual(instance) if number is None else number)
+                if not instance.init:
+                    instance.monitor.signal(_END)
         _wait_for(running, timeout if number != signal.SIGKILL else _PATIENCE)
         killed = list(running.values())
         for instance in killed:
@@ -395,6 +403,17 @@ def stop(found: Sequence[Instance], *, number: int, timeout: float) -> list[Inst
         for instance in found:
             place.find(instance.name)
     return killed
+
+
+def _usual(instance: Instance) -> int:
+    """The signal that asks an instance to end: systemd's own, as other inits take it SIGTERM, and SIGINT where the image was not booted."""
+    if not instance.init:
+        return signal.SIGINT
+    try:
+        with open(f"/proc/{instance.pid}/comm", encoding="ascii", errors="replace") as name:
+            return signal.SIGRTMIN + 3 if name.read().strip() == "systemd" else signal.SIGTERM
+    except OSError:
+        return signal.SIGTERM
 
 
 def _kill(instance: Instance) -> None:
@@ -473,6 +492,7 @@ def plan_to_join(request: ActionRequest, instance: Instance, host: hosts.Host) -
         writable_tmpfs=False,
         compat=False,
         containall=False,
+        boot=False,
         contain=instance.contain,
         pid=False,
         ipc=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
     target = os.path.join(folder, "root")
     try:
         _unpack(root, target, parent)
-        child = core.start("launch", prepare(request, image, DirectoryRoot(target)))
+        child = core.start(
+            "launch", prepare(request, image, DirectoryRoot(target)), pass_fds=_of_process_manager()
+        )
         for number in _FORWARDED:
             # The terminal's own signals reach the container by themselves; being told twice does no harm here.
             passed = signal.SIG_IGN if number in (signal.SIGINT, signal.SIGQUIT) else None
@@ -37,6 +40,18 @@ def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
         return 128 - status if status < 0 else status
     finally:
         core.converse("remove", {"path": folder, "identity": None})
+
+
+def _of_process_manager() -> list[int]:
+    """The caller's socket that PMI_FD names; whether it goes inside is the core's matter."""
+    number = os.environ.get("PMI_FD", "")
+    if not (number.isascii() and number.isdigit() and 2 < int(number[:9]) == int(number)):
+        return []
+    try:
+        theirs = os.get_inheritable(int(number)) and stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+    except OSError:
+        return []
+    return [int(number)] if theirs else []
 
 
 def _folder(parent: str) -> str:

@@ -84,6 +84,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         dns=words("dns"),
         no_init=flag("no-init"),
         sharens=flag("sharens"),
+        boot=flag("boot"),
         fusemount=words("fusemount"),
         fakeroot=flag("fakeroot"),
         writable=flag("writable"),

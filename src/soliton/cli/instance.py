@@ -131,7 +131,8 @@ def stop(invocation: Invocation) -> int:
             "`--all` and a name exclude each other" if everything else "no instance was named",
             remedy="name one, or use `--all`",
         )
-    number = _signal("SIGKILL" if invocation.flag("force") else invocation.text("signal") or "SIGINT")
+    asked = "SIGKILL" if invocation.flag("force") else invocation.text("signal")
+    number = _signal(asked) if asked and (asked == "SIGKILL" or "signal" in invocation.origins) else None
     timeout = invocation.integer("timeout")
     if timeout is None or timeout < 0:
         raise SolitonError(f"`{timeout}` is not a number of seconds", why="`--timeout` takes 0 or more")

@@ -63,6 +63,11 @@ def compile(
     """
     asked_tmpfs = request.writable_tmpfs
     request = request.settled()
+    if request.boot and request.app is not None:
+        raise SolitonError(
+            "`--boot` and `--app` exclude each other",
+            why="one starts the image's init, the other a program of an app",
+        )
     as_root = request.fakeroot and not host.privileged
     identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
     if request.no_setgroups and request.fakeroot and identity.uid_map:
@@ -102,7 +107,7 @@ def compile(
         surface=_surface(request, root, path, config, over, asked_tmpfs=asked_tmpfs),
         mounts=mounts,
         process=Process(
-            action=request.action,
+            action="boot" if request.boot else request.action,
             argv=request.argv,
             environment=compile_environment(
                 request,
@@ -210,6 +215,7 @@ def _namespaces(request: ActionRequest) -> tuple[Namespace, ...]:
         ("ipc", request.ipc),
         ("uts", request.uts),
         ("net", request.net and not request.netns_path),
+        ("cgroup", request.boot),
     )
     return tuple(name for name, asked in wanted if asked)
 
@@ -269,10 +275,14 @@ def _capabilities(
     if host.privileged and config.root_default_capabilities == "no":
         root = request.keep_privs
     none = request.no_privs or not root
-    if not request.add_caps and not request.drop_caps:
+    dropped = request.drop_caps
+    if request.boot and host.privileged and not request.keep_privs:
+        # They reach beyond a container of root's: to another kernel, and to the machine's ports.
+        dropped = (*dropped, "CAP_SYS_BOOT", "CAP_SYS_RAWIO")
+    if not request.add_caps and not dropped:
         return "none" if none else "all"
     from soliton.launch.capabilities import NAMES, kept
 
     # Names are looked at even where there is nothing to drop.
-    names = kept(() if none else NAMES, added=request.add_caps, dropped=request.drop_caps)
+    names = kept(() if none else NAMES, added=request.add_caps, dropped=dropped)
     return names if request.add_caps or not none else "none"

@@ -102,6 +102,9 @@ def compile_environment(
     append = injected.pop("APPEND_PATH", None)
     name = container.rstrip("/").rpartition("/")[2]
     fixed = {"HOME": home, "APPTAINER_COMMAND": request.action, "SINGULARITY_COMMAND": request.action}
+    if request.boot:
+        # Tells an init where it is.
+        fixed["container"] = "soliton"
     own = {
         "CONTAINER": container,
         "NAME": name,

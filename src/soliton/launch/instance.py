@@ -62,7 +62,7 @@ class Instance:
 
     pid: process 1 of the container. monitor: the process outside that watches over it.
     cgroup: the path of the control group made for its limits, below the mount of cgroups; None if none was made.
-    fakeroot, contain, home: of the start, for those who join. sharens: held for `--sharens`.
+    fakeroot, contain, home: of the start, for those who join. init: the image's own is process 1. sharens: held for `--sharens`.
     door, token: where its namespaces are handed out, and to whom (launch/doors.py).
     foreign: recorded by another program.
     """
@@ -79,6 +79,7 @@ class Instance:
     cgroup: str | None = None
     fakeroot: bool = False
     contain: bool = False
+    init: bool = False
     home: str = "/"
     sharens: bool = False
     door: str = ""
@@ -358,6 +359,7 @@ def _to_json(instance: Instance) -> str:
         "boot": monitor.boot,
         "fakeroot": instance.fakeroot,
         "contain": instance.contain,
+        "init": instance.init,
         "home": instance.home,
         "cgroup": instance.cgroup,
         "door": instance.door,
@@ -407,6 +409,7 @@ def _from_json(name: str, record: dict[str, Any]) -> Instance:
         cgroup=None if own["cgroup"] is None else str(own["cgroup"]),
         fakeroot=bool(own["fakeroot"]),
         contain=bool(own["contain"]),
+        init=bool(own.get("init")),
         home=str(own["home"]),
         door=str(own["door"]),
         token=str(own["token"]),

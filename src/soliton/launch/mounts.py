@@ -8,6 +8,7 @@ from soliton.errors import SolitonError
 from soliton.launch.binds import ImageBind, parse_binds, parse_data, parse_home, parse_mounts
 from soliton.launch.plan import (
     Bind,
+    Cgroups,
     DataBind,
     Dev,
     GroupFile,
@@ -144,6 +145,13 @@ def compile_mounts(
     mounts += _identity_files(
         request, config, host, as_root=as_root, writable=writable, resolv_conf=resolv_conf
     )
+    if request.boot:
+        mounts += [
+            Tmpfs("/run", size, 0o755, origin="--boot"),
+            Tmpfs("/run/lock", size, 0o1777, origin="--boot"),
+        ]
+        if any(isinstance(mount, Sys) for mount in mounts):
+            mounts.append(Cgroups(origin="--boot"))
     mounts += binds
     if request.fusemount:
         from soliton.launch.fusemount import fuse_mounts

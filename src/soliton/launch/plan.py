@@ -211,6 +211,15 @@ class Sys:
 
 
 @record
+class Cgroups:
+    """The tree of control groups as a container with a cgroup namespace sees it; left out where it cannot be mounted."""
+
+    target: str = "/sys/fs/cgroup"
+    origin: str = ""
+    kind: Literal["cgroups"] = "cgroups"
+
+
+@record
 class Emulator:
     """A table of interpreters (binfmt_misc) of the container's user namespace, with the rule `content` in it."""
 
@@ -280,6 +289,7 @@ Mount = (
     | Tmpfs
     | Proc
     | Sys
+    | Cgroups
     | Emulator
     | Dev
     | SynthesizedFile
@@ -352,7 +362,7 @@ class LocaleFallback:
 @record
 class Process:
     """action: "exec" runs argv; "run", "test" and "start" run the image's script of that name with argv as its
-    arguments; "shell" runs the first of `shells` that exists, with argv.
+    arguments; "shell" runs the first of `shells` that exists, with argv; "boot" makes /sbin/init process 1 of an instance.
     cwd: candidates inside, the first that exists is taken; with `cwd_required` only the first counts.
     capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
     emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
@@ -361,10 +371,10 @@ class Process:
     filter: a seccomp program for the payload and the image's scripts, an instruction a number: code, jt, jf, k from the top.
     locale: what stands for a locale of the caller's that the image lacks; None: all stay.
     init: with a PID namespace, process 1 is a minimal init and the payload its child.
-    close_fds: everything above 2 is closed but `keep_fds`.
+    Everything above descriptor 2 is closed but the socket that the caller's PMI_FD names, if the payload sees that variable.
     """
 
-    action: Literal["exec", "run", "shell", "test", "start"]
+    action: Literal["exec", "run", "shell", "test", "start", "boot"]
     argv: tuple[str, ...]
     environment: Environment
     cwd: tuple[str, ...]
@@ -381,7 +391,6 @@ class Process:
     filter: tuple[int, ...] = ()
     locale: LocaleFallback | None = None
     init: bool = True
-    keep_fds: tuple[int, ...] = ()
 
 
 @record

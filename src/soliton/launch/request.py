@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     Action = Literal["exec", "run", "shell", "test", "start"]
 
+#: As the kernel takes them.
+_LONGEST_HOSTNAME = 64
+
 
 @record
 class ActionRequest:
@@ -86,6 +89,7 @@ class ActionRequest:
     shell: str | None = None
     tmpdir: str | None = None
     instance: str | None = None
+    boot: bool = False
     limits: Asked | None = None
     origins: Mapping[str, tuple[str, ...]] = {}
 
@@ -101,6 +105,13 @@ class ActionRequest:
                 no_eval=True,
                 writable_tmpfs=not self.writable,
             )
+        if request.boot:
+            # An init clears /tmp, sets the host name and configures interfaces: none of the host's.
+            request = replace(request, containall=True, uts=True)
+            if not (request.net or request.network or request.network_args or request.netns_path):
+                request = replace(request, net=True, network=("none",))
+            if request.hostname is None and request.instance is not None:
+                request = replace(request, hostname=request.instance[:_LONGEST_HOSTNAME])
         if request.containall:
             request = replace(request, contain=True, cleanenv=True, pid=True, ipc=True)
         if request.no_pid:

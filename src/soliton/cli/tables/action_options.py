@@ -600,9 +600,7 @@ BACKGROUND = (
         "boot",
         keys=("BOOT",),
         group=INSTANCES,
-        help="start the image's /sbin/init, as root",
-        supported=False,
-        instead="it is for root and images made to boot; services are started by a startscript, or by `exec instance://NAME`",
+        help="start the image's /sbin/init as process 1 and root inside, with nothing of the host's",
     ),
     Option(
         "pid-file",

@@ -28,9 +28,13 @@ COMMANDS = (
                 description=(
                     "Starts the image's startscript in the background, with the arguments, and leaves the container there until it"
                     " is stopped, whether the script goes on or ends. NAME is made of letters, digits, `.`, `_` and `-`."
-                    " `soliton exec instance://NAME` runs a command in it."
+                    " `soliton exec instance://NAME` runs a command in it. With --boot the image's /sbin/init is process 1, with the"
+                    " arguments."
                 ),
-                examples=(Example("soliton instance start image.sif web", "start it", "image.sif"),),
+                examples=(
+                    Example("soliton instance start image.sif web", "start it", "image.sif"),
+                    Example("soliton instance start --boot image.sif box", "boot it", "image.sif"),
+                ),
             ),
             Command(
                 "run",
@@ -79,7 +83,7 @@ COMMANDS = (
                         "SIGNAL",
                         keys=("SIGNAL",),
                         default="SIGINT",
-                        help="the signal to send",
+                        help="the signal to send (with --boot: what makes the init shut down)",
                     ),
                     Option(
                         "timeout", "t", INTEGER, "SECONDS", default=10, help="wait so long before killing"
