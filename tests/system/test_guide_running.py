@@ -137,6 +137,8 @@ def refusal(line: str, has_subordinate_ids: bool) -> str | None:
         return "subordinate ids"
     if "apparmor:" in line:
         return "apparmor"  # no module, or no such profile
+    if "container:sshfs" in line:
+        return "serves nothing"  # no such program in the image
     needed = {
         controller
         for flag, controller in (
