@@ -95,6 +95,17 @@ def test_capabilities(words: str, privileged: bool, capabilities: Any) -> None:
     assert plan.process.capabilities == capabilities
 
 
+def test_root_who_lacks_a_capability_is_not_promised_it() -> None:
+    host = replace(ROOT, capabilities=0b1011)
+    assert plan_for("exec --drop-caps CAP_DAC_OVERRIDE IMAGE true", host=host).process.capabilities == (
+        "CAP_CHOWN",
+        "CAP_FOWNER",
+    )
+    # What is asked for by name is never left out in silence: the core fails where it cannot be had.
+    added = plan_for("exec --add-caps CAP_KILL --drop-caps all IMAGE true", host=host)
+    assert added.process.capabilities == ("CAP_KILL",)
+
+
 @pytest.mark.parametrize("flag", ["--add-caps", "--drop-caps"])
 def test_a_capability_that_does_not_exist_is_named(flag: str) -> None:
     with pytest.raises(SolitonError, match="`CAP_FLY` is not a capability"):

@@ -284,5 +284,6 @@ def _capabilities(
     from soliton.launch.capabilities import NAMES, kept
 
     # Names are looked at even where there is nothing to drop.
-    names = kept(() if none else NAMES, added=request.add_caps, dropped=dropped)
+    own = [name for number, name in enumerate(NAMES) if host.capabilities >> number & 1]
+    names = kept(() if none else own, added=request.add_caps, dropped=dropped)
     return names if request.add_caps or not none else "none"

@@ -47,6 +47,8 @@ class Watched(dict[str, str]):
 class Host:
     """groups: (name, number) of every group of the caller, the primary one first. cwd: None if it is gone.
 
+    capabilities: of real root, who may lack some, as a set of bits; all of them for everybody else, who has them in a user
+        namespace.
     mount_points: of every file system of the host, outer ones first; empty where nobody asked.
     """
 
@@ -63,6 +65,7 @@ class Host:
     hostname: str
     resolv_conf: bool
     privileged: bool
+    capabilities: int = -1
     mount_points: tuple[str, ...] = ()
 
 
@@ -80,6 +83,8 @@ def look(*, mount_points: bool = False) -> Host:
         name, gecos, home, shell = entry.pw_name, entry.pw_gecos, entry.pw_dir, entry.pw_shell
     except KeyError:
         name, gecos, home, shell = str(uid), "", environment.get("HOME", "/"), "/bin/sh"
+    # Mapped root of an outer container may mount too, but only within a user namespace of its own.
+    privileged = uid == 0 and _in_first_namespace()
     return Host(
         uid=uid,
         gid=gid,
@@ -93,8 +98,8 @@ def look(*, mount_points: bool = False) -> Host:
         umask=_umask(),
         hostname=os.uname().nodename,
         resolv_conf=os.path.exists("/etc/resolv.conf"),
-        # Mapped root of an outer container may mount too, but only within a user namespace of its own.
-        privileged=uid == 0 and _in_first_namespace(),
+        privileged=privileged,
+        capabilities=_permitted() if privileged else -1,
         mount_points=_mount_points() if mount_points else (),
     )
 
@@ -119,6 +124,12 @@ def group_name(gid: int) -> str:
 
 def _groups(primary: int) -> tuple[tuple[str, int], ...]:
     return tuple((group_name(gid), gid) for gid in (primary, *sorted(set(os.getgroups()) - {primary})))
+
+
+def _permitted() -> int:
+    """The capabilities of this process (proc(5), CapPrm)."""
+    with open("/proc/self/status", "rb") as status:
+        return next((int(line.split()[1], 16) for line in status if line.startswith(b"CapPrm:")), -1)
 
 
 def _mount_points() -> tuple[str, ...]:
