@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from soliton.launch.plan import ImageRoot
 from tests.system.program import Program
 from tests.tree import Entry, read_tree
 from tests.zoo import zoo
@@ -21,6 +22,7 @@ def partition(sif: Path) -> tuple[int, int]:
     from soliton.images.detect import open_image
 
     root = open_image(str(sif)).root
+    assert isinstance(root, ImageRoot)
     return root.offset, root.size
 
 

@@ -66,7 +66,7 @@ class Program:
         """For starts that leave something behind, or end by chance."""
         return replace(self, again=False)
 
-    def __call__(self, *arguments: str | Path, stdin: str | None = None, timeout: float = 240) -> Result:
+    def __call__(self, *arguments: object, stdin: str | None = None, timeout: float = 240) -> Result:
         first = self._run(arguments, stdin, timeout)
         starts = arguments[0] in ("exec", "run", "test", "shell") and self.again and not self.wrapper
         if not starts or not os.environ.get("SOLITON_TEST_WARM"):
@@ -76,7 +76,7 @@ class Program:
         assert (second.status, second.err) == (first.status, first.err)
         return second
 
-    def _run(self, arguments: Sequence[str | Path], stdin: str | None, timeout: float) -> Result:
+    def _run(self, arguments: Sequence[object], stdin: str | None, timeout: float) -> Result:
         done = subprocess.run(
             [*self.wrapper, self.name, *map(str, arguments)],
             cwd=self.cwd,
@@ -91,7 +91,7 @@ class Program:
             done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """The program in the background, in a process group of its own, as a shell starts a job."""
         return subprocess.Popen(
             [*self.wrapper, self.name, *map(str, arguments)],

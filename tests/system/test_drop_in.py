@@ -67,7 +67,7 @@ def test_silence_reaches_what_is_said_inside_the_container_too(soliton: Program,
 def test_what_the_peers_warn_of_is_no_error_under_their_names(
     peer: Program, soliton: Program, bare: Path
 ) -> None:
-    words = ("exec", "--no-mount", "proc,nonsense", bare, "true")
+    words: tuple[object, ...] = ("exec", "--no-mount", "proc,nonsense", bare, "true")
     for _ in range(2):  # A stored plan would be silent.
         assert peer(*words).ok().err == "WARNING: Ignoring unknown mount type 'nonsense'\n"
     assert soliton(*words).status == 255

@@ -29,7 +29,7 @@ def image(shared: Program, busybox_sandbox: Path, tmp_path_factory: pytest.TempP
         shutil.copy(path, root / path[1:])
     (root / "data").mkdir()
     (root / "data/f").write_text("served\n")
-    make = [tool("mksquashfs"), root / "data", root / "data.sqfs", "-quiet", "-no-progress"]
+    make = [tool("mksquashfs"), str(root / "data"), str(root / "data.sqfs"), "-quiet", "-no-progress"]
     subprocess.run(make, check=True)
     target = shared.cwd / "fuse.sif"
     shared("build", target, root).ok()

@@ -356,7 +356,7 @@ def test_scripts_of_the_image_may_take_only_so_long(instances: Program, busybox_
 def test_logs_are_appended_and_stay(instances: Program, busybox_sif: Path) -> None:
     for word in ("one", "two"):
         instances("instance", "run", busybox_sif, "a", "-c", f"echo {word}").ok()
-        eventually(lambda word=word: word in log(instances, "a"))
+        eventually(lambda word=word: word in log(instances, "a"))  # type: ignore[misc]
         instances("instance", "stop", "a").ok()
     assert log(instances, "a") == "one\ntwo\n"
 

@@ -116,10 +116,10 @@ def test_as_many_open_files_as_may_be_cost_no_calls(
     for limit in (1024, high):
         log = tmp_path / f"calls-{limit}"
         # The hard limit as well, for the launcher raises the other one up to it.
-        words = ["prlimit", f"--nofile={min(limit, 1024)}:{limit}", strace, "-f", "-qq", "-o", log]
+        words = ["prlimit", f"--nofile={min(limit, 1024)}:{limit}", strace, "-f", "-qq", "-o", str(log)]
         plain = soliton.having(SOLITON_SHORTCUT="off")
         done = subprocess.run(
-            [*words, plain.name, "exec", "--pid", busybox_sif, "true"],
+            [*words, plain.name, "exec", "--pid", str(busybox_sif), "true"],
             cwd=plain.cwd,
             env=plain.environment(),
             stdin=subprocess.DEVNULL,

@@ -103,7 +103,7 @@ def compare_with_the_other_user(name: str, value: str) -> None:
 
 
 def test_a_recipe_with_every_section(soliton: Program) -> None:
-    digests = []
+    digests: list[str] = []
     for here, time, more in (
         (soliton, 100_000_000, ("-processors 2",)),
         (elsewhere(soliton), 1_790_000_000, ("-processors 1",)),
@@ -124,7 +124,7 @@ def test_a_recipe_with_every_section(soliton: Program) -> None:
 
 
 def test_packages_that_apt_installs(soliton: Program, debian_layout: Path) -> None:
-    digests = []
+    digests: list[str] = []
     for here, time in ((soliton, 100_000_000), (elsewhere(soliton), 1_790_000_000)):
         material(here, time=time)
         (here.cwd / "debian").symlink_to(debian_layout)
@@ -156,7 +156,7 @@ BOOTSTRAPS = {
 @pytest.mark.parametrize("agent", BOOTSTRAPS)
 def test_a_system_made_of_packages(soliton: Program, rpms: Path, arch: Path, agent: str) -> None:
     text = BOOTSTRAPS[agent].format(rpms=rpms, arch=arch) + "%post\n  cp /var/tool.state /seen\n"
-    digests = []
+    digests: list[str] = []
     # With the user's subordinate ids, if there are any, and certainly without.
     for here, more in ((soliton, "-processors 2"), (elsewhere(soliton), "-processors 1")):
         (here.cwd / "recipe.def").write_text(text)
@@ -191,7 +191,7 @@ def test_logs_are_kept_if_asked_for(soliton: Program) -> None:
 
 
 def test_a_pull_and_a_build_of_what_was_pulled(soliton: Program) -> None:
-    digests = []
+    digests: list[list[str]] = []
     layout = zoo(soliton.home / "zoo")
     for here in (soliton, elsewhere(soliton), soliton):
         link = here.cwd / "zoo"

@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_leaves_nothing(
     for rank in ranks:
         rank.wait(timeout=120)
     for number in (int(known["ppid"]), int(known["pid"])):
-        eventually(lambda number=number: is_gone(number))
+        eventually(lambda number=number: is_gone(number))  # type: ignore[misc]
     # The next one finds everything as if nothing had been.
     assert sharing(*words[:-1], "echo again").ok().out == "again\n"
 

@@ -119,7 +119,7 @@ def test_apps_are_installed_behind_post() -> None:
 def test_words_of_section_are_checked() -> None:
     assert read_sections(["all"]) is None
     assert read_sections([]) is None
-    assert read_sections(["labels", "%Help"]) == {"labels", "help"}
+    assert read_sections(["labels", "%Help"]) == frozenset({"labels", "help"})
     with pytest.raises(UsageError, match="lables"):
         read_sections(["lables"])
 

@@ -20,7 +20,7 @@ def test_nothing_differs() -> None:
 
 def test_every_aspect_of_a_file() -> None:
     def aspects(**other: object) -> dict[str, tuple[str, str]]:
-        new = FileFacts(**{**vars(PLAIN), **other})  # type: ignore[arg-type]
+        new = FileFacts(**{**vars(PLAIN), **other})
         (change,) = compare.files({"/a": PLAIN}, {"/a": new})
         return dict(change.aspects)
 

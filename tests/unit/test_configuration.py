@@ -579,7 +579,8 @@ def test_encrypted_images_can_be_forbidden() -> None:
 
 def test_values_that_no_directive_takes() -> None:
     for directive in DIRECTIVES:
-        for value in (1.5, None, {}, [1], "a\nb\0"):
+        values: tuple[Any, ...] = (1.5, None, {}, [1], "a\nb\0")
+        for value in values:
             with pytest.raises(ValueProblem):
                 directive.read(value)
     assert BY_NAME["mount-dev"].read(True) == "yes"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from soliton.launch import guard
@@ -11,7 +13,9 @@ from tests.unit.compiled import plan_for
 QUIET = {"PYTHONNOUSERSITE": "1", "R_LIBS_USER": "NULL"}
 
 
-def host(line: str = "exec IMAGE x", program: str = "soliton", config: Config | None = None, **variables: str) -> dict[str, str]:  # fmt: skip
+def host(
+    line: str = "exec IMAGE x", program: str = "soliton", config: Any = None, **variables: str
+) -> dict[str, str]:
     found = dict(plan_for(line, variables, program=program, config=config).process.environment.host)
     del found["PATH"]
     return found

@@ -175,7 +175,12 @@ def test_a_file_that_makes_no_sense(text: str, words: str) -> None:
 def test_a_site_may_keep_systemd_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(cgroups, "look", lambda: cgroups.Here("/nowhere", "/"))
-    monkeypatch.setattr(cgroups, "_scope", lambda name: bool(asked.append(name)))
+
+    def scope(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    monkeypatch.setattr(cgroups, "_scope", scope)
     monkeypatch.setattr(cgroups, "_of_version_1", set)
     for variable in cgroups._JOBS:
         monkeypatch.delenv(variable, raising=False)

@@ -248,11 +248,19 @@ def test_quiet_keeps_failures(capsys: Captured) -> None:
     assert capsys.readouterr().err == "FATAL:   `soliton oci run` is not supported yet\n"
 
 
-def start(*words: str, code: str = "", **streams: int) -> subprocess.Popen[bytes]:
+def start(
+    *words: str,
+    code: str = "",
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[bytes]:
     """The program as a process; `code` is run before it."""
     script = f"{code}\nfrom soliton.cli.main import run; import sys; sys.exit(run(sys.argv[1:]))"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(soliton.__file__).parents[1])}
-    return subprocess.Popen([sys.executable, "-c", script, *words], env=environment, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *words], env=environment, stdin=stdin, stdout=stdout, stderr=stderr
+    )
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_a_terminal_gets_colour_on_the_word_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stderr", Terminal())
     messages.configure(messages.INFO, colour=True)
     messages.warning("text")
-    assert sys.stderr.getvalue() == "\x1b[33mWARNING: \x1b[0mtext\n"  # type: ignore[attr-defined]
+    assert cast(Terminal, sys.stderr).getvalue() == "\x1b[33mWARNING: \x1b[0mtext\n"
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
@@ -73,7 +74,7 @@ def test_a_terminal_may_refuse_colour(monkeypatch: pytest.MonkeyPatch, variable:
     monkeypatch.setattr(sys, "stderr", Terminal())
     messages.configure(messages.INFO, colour=True)
     messages.warning("text")
-    assert sys.stderr.getvalue() == "WARNING: text\n"  # type: ignore[attr-defined]
+    assert cast(Terminal, sys.stderr).getvalue() == "WARNING: text\n"
 
 
 def test_a_stream_that_cannot_be_written_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from soliton.errors import SolitonError
@@ -14,7 +16,7 @@ from tests.unit.compiled import CALLER, RANGES, ROOT, plan_for
 
 
 def secured(
-    *settings: str, line: str = "", host: Host = CALLER, ids: SubordinateIds | None = None, **flags: bool
+    *settings: str, line: str = "", host: Host = CALLER, ids: SubordinateIds | None = None, **flags: Any
 ) -> Plan:
     plan = plan_for(f"exec {line} IMAGE x", host=host, subordinate=ids)
     request = ActionRequest("exec", "IMAGE", security=settings, **flags)
