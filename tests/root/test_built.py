@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -56,9 +57,7 @@ def test_the_kernel_sees_the_owners_that_steps_gave(built: Path, tmp_path: Path)
 
 
 def test_podman_s_storage_takes_it_over_from_skopeo(built: Path, tmp_path: Path) -> None:
-    """skopeo reads SIF, and a container of Podman's storage has the same files and owners. buildah runs in it without the rights
-    that Podman's runtimes want of the machine.
-    """
+    """skopeo reads SIF, and a container of Podman's storage has the same files and owners."""
     configuration = tmp_path / "storage.conf"
     configuration.write_text(
         f'[storage]\ndriver = "vfs"\nrunroot = "{tmp_path}/run"\ngraphroot = "{tmp_path}/graph"\n'
@@ -76,6 +75,46 @@ def test_podman_s_storage_takes_it_over_from_skopeo(built: Path, tmp_path: Path)
     assert run(*inside, "cat", "/srv/app/data") == "data"
     assert run(*inside, "/srv/../.singularity.d/runscript") == "data"
     assert run(*inside, "stat", "-c", "%u:%g %a", "/srv/app/data", "/opt/su") == "33:44 644\n0:50 4750"
+
+
+#: In mounts that spread, where control groups are as they are on current systems: crun refuses the mixed form.
+APART = (
+    "mount --make-rshared /; "
+    '[ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 none /sys/fs/cgroup; exec "$@"'
+)
+
+
+def test_podman_runs_it_after_skopeo_as_an_ordinary_user(built: Path, tmp_path: Path) -> None:
+    home = tmp_path / "podman"
+    (home / "run").mkdir(parents=True)
+    (home / "run").chmod(0o700)
+    run_in(tmp_path, "skopeo", "--insecure-policy", "copy", "-q", f"sif:{built}", f"oci:{home}/layout:latest")
+    shutil.chown(home, "soliton-subids")
+    shutil.chown(home / "run", "soliton-subids")
+    variables = [f"HOME={home}", f"XDG_RUNTIME_DIR={home}/run", f"PATH={os.environ['PATH']}:/usr/sbin:/sbin"]
+    user = ["runuser", "-u", "soliton-subids", "--", "env", "-i", *variables]
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-c", APART, "sh", *user]
+    podman = [*alone, "podman", "--runtime=crun", "--cgroup-manager=cgroupfs", "--events-backend=file"]
+    # The entry point that skopeo makes up is a script for bash.
+    options = ["--rm", "--entrypoint=", "--cgroups=disabled", "--network=none"]
+    once = [*podman, "run", *options, f"oci:{home}/layout:latest"]
+    try:
+        assert run_in(home, *once, "/.singularity.d/runscript") == "data"
+        assert run_in(home, *once, "stat", "-c", "%u:%g %a", "/srv/app/data", "/opt/su") == (
+            "33:44 644\n0:50 4750"
+        )
+    finally:
+        # What it stored belongs to subordinate ids, and it keeps a process for its namespaces.
+        subprocess.run([*alone, "podman", "unshare", "rm", "-rf", home / ".local"], cwd=home, check=True)
+        subprocess.run([*alone, "podman", "system", "migrate"], cwd=home, capture_output=True, check=False)
+
+
+def run_in(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        words, check=False, capture_output=True, text=True, cwd=folder, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 #: A recipe of every kind; `{rpms}` and `{arch}` are repositories, `zoo` an OCI layout with whatever a tar can hold.
