@@ -59,11 +59,13 @@ def test_every_line_of_the_chapter_is_found() -> None:
 def guide_image(shared: Program, busybox_sandbox: Path) -> Path:
     """An image with everything that the examples call in it."""
     root = Path(shutil.copytree(busybox_sandbox, shared.cwd / "guide-root", symlinks=True))
-    for folder in ("opt", "usr/bin", ".singularity.d"):
+    for folder in ("opt", "usr/bin", "sbin", ".singularity.d"):
         (root / folder).mkdir(exist_ok=True)
-    for name in ("su", "ip", "wget", "nc"):
+    for name in ("su", "ip", "wget", "nc", "ps"):
         if not (root / "bin" / name).exists():
             (root / "bin" / name).symlink_to("busybox")
+    (root / "sbin/init").symlink_to("../bin/busybox")
+    (root / "etc/inittab").write_text("::sysinit:/bin/true\n")
     for name in PROGRAMS.split():
         write(root / "bin" / name, "#!/bin/sh\n")
     for name, text in (("runscript", 'echo "$@"'), ("startscript", "sleep 1000 &"), ("test", "true")):
