@@ -1,4 +1,4 @@
-"""What every test shares: how hypothesis behaves. A machine under load is no reason to fail, and what is tried is the same everywhere.
+"""What every test shares: how hypothesis behaves, and that Ctrl-C counts. A machine under load is no reason to fail, and what is tried is the same everywhere.
 
 To look for new failures, `HYPOTHESIS_PROFILE=search` tries other examples each time.
 """
@@ -6,6 +6,7 @@ To look for new failures, `HYPOTHESIS_PROFILE=search` tries other examples each 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -23,3 +24,7 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("soliton"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "soliton"))
+
+# A shell without job control has what it runs in the background ignore it, and all that is started there.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
