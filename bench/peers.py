@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +23,36 @@ class Peer:
 
 def works(peer: Peer) -> bool:
     """Whether it can start anything at all here; says why not where it is on the machine."""
-    if shutil.which(peer.prefix[0]) is None:
-        return False
+    return shutil.which(peer.prefix[0]) is not None and answers(peer.name, peer.words("/bin/true"))
+
+
+def answers(
+    name: str,
+    words: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    seconds: float = 120,
+) -> bool:
+    """Whether a command of a peer's goes well; says why not."""
     try:
         done = subprocess.run(
-            peer.words("/bin/true"),
+            words,
+            env=environment,
             capture_output=True,
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
             check=False,
-            timeout=120,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        left_out(peer.name, "it does not end")
+        left_out(name, "it does not end")
+        return False
+    except OSError as error:
+        left_out(name, str(error))
         return False
     if done.returncode != 0:
-        left_out(peer.name, done.stderr)
+        left_out(name, done.stderr)
     return done.returncode == 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.measure import once
-from bench.peers import left_out, settle
+from bench.peers import answers, left_out, settle
 from bench.table import Row
 
 #: Who writes into the cache of builds that Charliecloud keeps in git.
@@ -96,22 +96,7 @@ def _peers(directory: Path, work: Path) -> list[tuple[str, str, list[str]]]:
 
 
 def _works(words: Sequence[str]) -> bool:
-    try:
-        done = subprocess.run(
-            words,
-            env={**os.environ, **_AUTHOR},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=600,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    if done.returncode != 0:
-        left_out(words[0], done.stderr)
-    return done.returncode == 0
+    return answers(words[0], words, {**os.environ, **_AUTHOR}, seconds=600)
 
 
 def _once(words: Sequence[str], environment: dict[str, str]) -> float:

@@ -81,20 +81,20 @@ impl Tree {
     pub fn apply_with(&mut self, layer: Vec<Entry>, how: Applied) -> Result<()> {
         self.layer += 1;
         self.how = how;
-        let mut linked = self.linked(&layer);
-        for entry in &layer {
-            match entry.what {
-                What::Whiteout => self.remove(&entry.path),
-                What::Opaque => self.empty(&entry.path),
-                _ => {}
+        let (marks, entries): (Vec<Entry>, Vec<Entry>) =
+            layer.into_iter().partition(|entry| matches!(entry.what, What::Whiteout | What::Opaque));
+        // Only marks can take a link's target away: most layers have none, and nothing is looked up.
+        let mut linked = if marks.is_empty() { HashMap::new() } else { self.linked(&entries) };
+        for mark in &marks {
+            match mark.what {
+                What::Whiteout => self.remove(&mark.path),
+                _ => self.empty(&mark.path),
             }
         }
         linked.retain(|target, _| !matches!(self.find(target), Ok(Some(_))));
-        for entry in layer {
-            if !matches!(entry.what, What::Whiteout | What::Opaque) {
-                let path = entry.path.clone();
-                self.put(entry, &linked).map_err(|failure| failure.at(&path))?;
-            }
+        for entry in entries {
+            let path = entry.path.clone();
+            self.put(entry, &linked).map_err(|failure| failure.at(&path))?;
         }
         Ok(())
     }

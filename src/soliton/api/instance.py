@@ -518,11 +518,21 @@ def plan_to_join(request: ActionRequest, instance: Instance, host: hosts.Host) -
         if process.cwd_required
         else tuple(home if path == default else path for path in process.cwd)
     )
+    process = replace(process, environment=environment, cwd=cwd)
+    return inside(replace(plan, level=messages.level(), process=process))
+
+
+def inside(plan: Plan) -> Plan:
+    """What of a plan is left for who comes into a container that is there: the process."""
     return replace(
         plan,
-        level=messages.level(),
+        root=DirectoryRoot("/"),
+        surface=ReadOnlySurface(),
         mounts=(),
         namespaces=(),
-        surface=ReadOnlySurface(),
-        process=replace(process, environment=environment, cwd=cwd, init=False),
+        hostname=None,
+        helper=None,
+        netns=None,
+        sharing=None,
+        process=replace(plan.process, init=False),
     )

@@ -17,8 +17,6 @@ from soliton.api import instance as instances
 from soliton.errors import FAILURE, SolitonError
 from soliton.launch import doors
 from soliton.launch import instance as records
-from soliton.launch.plan import DirectoryRoot, ReadOnlySurface
-from soliton.record import replace
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +55,7 @@ def share(request: ActionRequest, plan: Plan, image: str) -> NoReturn:
         if namespaces:
             for fd in namespaces:
                 os.set_inheritable(fd, True)
-            core.become("join", {"plan": _inside(plan), "namespaces": namespaces})
+            core.become("join", {"plan": instances.inside(plan), "namespaces": namespaces})
         visitor.close()
     raise SolitonError(
         "the container of this process's siblings ends again and again before it can be joined"
@@ -73,22 +71,6 @@ def _digest(plan: Plan) -> str:
     del container["process"]
     text = json.dumps([str(parent), own, root.st_dev, root.st_ino, core.program_identity(), container])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _inside(plan: Plan) -> Plan:
-    """What of the plan is left for who comes in: the process."""
-    return replace(
-        plan,
-        root=DirectoryRoot("/"),
-        surface=ReadOnlySurface(),
-        mounts=(),
-        namespaces=(),
-        hostname=None,
-        helper=None,
-        netns=None,
-        sharing=None,
-        process=replace(plan.process, init=False),
-    )
 
 
 def _make(

@@ -25,9 +25,7 @@ def wait_for_range(path: str, start: int, length: int, *, write: bool) -> bool:
         return True  # Said better by whoever needs it open.
     try:
         begun = time.monotonic()
-        request = struct.pack(
-            "hhqqi4x", fcntl.F_WRLCK if write else fcntl.F_RDLCK, os.SEEK_SET, start, length, 0
-        )
+        request = _range(start, length, write=write)
         while True:
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
@@ -50,7 +48,7 @@ def has_locks(path: str) -> bool:
     except OSError:
         return True  # Said better by whoever needs it open.
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _range(0, 0, write=True))
     except (BlockingIOError, PermissionError):
         return True
     except OSError:
@@ -58,6 +56,11 @@ def has_locks(path: str) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _range(start: int, length: int, *, write: bool) -> bytes:
+    """The kernel's `struct flock` for a range in bytes (fcntl(2)); a length of 0 reaches to the end."""
+    return struct.pack("hhqqi4x", fcntl.F_WRLCK if write else fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
 
 
 def _is_finishing(path: str) -> bool:

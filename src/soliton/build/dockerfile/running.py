@@ -64,21 +64,20 @@ def run(work: Work, current: Current, item: Instruction) -> None:
     known.append(("the network", network))
     for mount in wanted:
         if mount.kind == "ssh":
-            given = mount.id in work.wishes.agents
-            known.append((f"whether the SSH agent `{mount.id}` is given", str(given)))
-            if mount.required and not given:
-                raise BuildError(
-                    f"{work.place(item)}: the SSH agent `{mount.id}` is not given",
-                    remedy=f"`--ssh {mount.id}`",
-                )
-        if mount.kind == "secret":
-            given = mount.id in work.wishes.hidden
-            known.append((f"whether the secret `{mount.id}` is given", str(given)))
-            if mount.required and not given:
-                raise BuildError(
-                    f"{work.place(item)}: the secret `{mount.id}` is not given",
-                    remedy=f"`--secret id={mount.id},src=FILE`",
-                )
+            what, given, option = "SSH agent", mount.id in work.wishes.agents, f"--ssh {mount.id}"
+        elif mount.kind == "secret":
+            what, given, option = (
+                "secret",
+                mount.id in work.wishes.hidden,
+                f"--secret id={mount.id},src=FILE",
+            )
+        else:
+            continue
+        known.append((f"whether the {what} `{mount.id}` is given", str(given)))
+        if mount.required and not given:
+            raise BuildError(
+                f"{work.place(item)}: the {what} `{mount.id}` is not given", remedy=f"`{option}`"
+            )
     for mount in wanted:
         if mount.kind == "bind" and mount.stage:
             known.append((f"the stage `{mount.stage}`", work.stage_of(mount.stage, index, item).key))
