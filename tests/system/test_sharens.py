@@ -149,12 +149,31 @@ def test_status_and_failures_are_those_of_exec(sharing: Program, busybox_sif: Pa
         assert (failed.status, what in failed.err) == (255, True)
 
 
-def test_a_writable_overlay_serves_all_of_them(sharing: Program, busybox_sif: Path) -> None:
-    (sharing.cwd / "o").mkdir()
+@pytest.mark.parametrize("kind", ["directory", "image"])
+def test_a_writable_overlay_serves_all_of_them(sharing: Program, busybox_sif: Path, kind: str) -> None:
+    if kind == "directory":
+        (sharing.cwd / "o").mkdir()
+    else:
+        sharing("overlay", "create", "--size", "64", "o").ok()
     words = ("exec", "--sharens", "-o", "o", busybox_sif, "sh", "-c")
     script = "mkdir -p /ranks && touch /ranks/$$; until [ $(ls /ranks | wc -l) = 4 ]; do sleep 0.1; done"
     assert siblings(sharing, 4, *words, script).returncode == 0
-    assert len(list((sharing.cwd / "o/upper/ranks").iterdir())) == 4
+    eventually(lambda: sharing("exec", "-o", "o:ro", busybox_sif, "ls", "/ranks").out.count("\n") == 4)
+
+
+def test_who_comes_late_shares_the_writable_overlay_and_others_do_not(
+    sharing: Program, busybox_sif: Path
+) -> None:
+    (sharing.cwd / "o").mkdir()
+    words = ("exec", "--sharens", "-o", "o", busybox_sif, "sh", "-c")
+    first = sharing.start(*words, f"echo mine > /mark; {SHOW}; exec sleep 1000")
+    assert first.stdout is not None
+    seen = first.stdout.readline()
+    assert sharing(*words, f"cat /mark; {SHOW}").ok().out.encode() == b"mine\n" + seen
+    other = siblings(sharing, 1, *words, "true")
+    assert (other.returncode, "is in use" in other.stderr) == (255, True)
+    first.kill()
+    first.wait()
 
 
 def test_each_has_its_own_variables_and_an_option_by_variable_counts(

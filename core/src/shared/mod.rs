@@ -71,8 +71,10 @@ pub fn join(plan: &Plan) -> Option<Joined> {
         return Some(joined);
     }
     start(&Arc::new(file), plan, &store, &key, sharing.idle)?;
+    // A server takes its door away under this lock only: whoever started it comes in, however short its idle time is.
+    let joined = connect_to(&store, &key.server);
     drop(lock);
-    connect_to(&store, &key.server)
+    joined
 }
 
 fn lock_of(name: &str) -> String {

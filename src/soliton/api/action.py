@@ -289,6 +289,14 @@ def compiler(
     return compiled
 
 
+def require_free(request: ActionRequest, image: Image, plan: Plan) -> None:
+    """Raises LaunchError if somebody uses what the plan locks, unless that may be the container which this one shares."""
+    if is_wanted(request, image) and not request.sharens:
+        from soliton.api import layers
+
+        layers.require_free(plan)
+
+
 def prepare(
     request: ActionRequest,
     image: Image,
@@ -297,6 +305,7 @@ def prepare(
 ) -> Plan:
     """The plan for a request, and what it needs on the host."""
     plan = compiler(request, image, root)(host or look())
+    require_free(request, image, plan)
     if request.workdir:
         furnish(plan, request.workdir)
     return plan

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soliton import core
-from soliton.api.action import compiler, find_image, look
+from soliton.api.action import compiler, find_image, look, require_free
 from soliton.launch import guard
 from soliton.launch.environment import INJECTING, parse_env_file
 from soliton.launch.plan import (
@@ -91,6 +91,7 @@ def explain(request: ActionRequest, fetching: Callable[[], PullOptions] | None =
     image = find_image(request, fetching)
     host = look()
     plan = compiler(request, image)(host)
+    require_free(request, image, plan)
     return explanation(request, image, plan, host, configuration.current(), scripts(image))
 
 

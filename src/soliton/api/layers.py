@@ -1,5 +1,5 @@
 """A look at everything besides the image that a container is put together from: overlays, the image's own ones, and
-images that are bound from. Makes the directories of a writable overlay; nothing else is changed.
+images that are bound from, and at whether others are using it. Makes the directories of a writable overlay; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from soliton.images.detect import looks_like_ext3, open_image
 from soliton.images.squashfs import check_superblock
 from soliton.launch.binds import ImageBind
 from soliton.launch.mounts import asked_binds
-from soliton.launch.plan import DirectoryRoot, ExtRoot, ImageRoot, UpperSurface
+from soliton.launch.plan import DataBind, DirectoryRoot, ExtRoot, ImageRoot, StackRoot, UpperSurface
 from soliton.launch.stack import LOCK, UPPER, WORK, Over, parse_overlay
 from soliton.record import replace
 from soliton.site.holders import has_locks, in_use, wait_for_range
@@ -26,19 +26,28 @@ if TYPE_CHECKING:
 
     from soliton.images.detect import Image
     from soliton.images.sif import Descriptor
+    from soliton.launch.plan import Plan
     from soliton.launch.request import ActionRequest
     from soliton.launch.stack import Layer
     from soliton.site.host import Host
 
 
-def require_free(image: ExtRoot) -> None:
-    """Waits for who is about to let go of an image; raises LaunchError if somebody goes on using it."""
-    if not wait_for_range(image.path, image.offset, image.size, write=image.writable):
-        raise in_use(image.path, write=image.writable)
+def require_free(plan: Plan) -> None:
+    """Waits for who is about to let go of what a plan locks; raises LaunchError if somebody goes on using it."""
+    roots = plan.root.layers if isinstance(plan.root, StackRoot) else (plan.root,)
+    upper = plan.surface if isinstance(plan.surface, UpperSurface) else None
+    bound = (mount.root for mount in plan.mounts if isinstance(mount, DataBind))
+    for used in (*roots, upper and upper.image, *bound):
+        if isinstance(used, ExtRoot) and not wait_for_range(
+            used.path, used.offset, used.size, write=used.writable
+        ):
+            raise in_use(used.path, write=used.writable)
+    if upper is not None and upper.lock is not None:
+        _require_free_directory(upper.lock)
 
 
 def _require_free_directory(lock: str) -> None:
-    """The same for the directory of an overlay, of which one container at a time is the writer."""
+    """The directory of an overlay has one container at a time as its writer."""
     if not wait_for_range(lock, 0, 0, write=True):
         raise in_use(lock, write=True)
     if not has_locks(lock):
@@ -82,14 +91,7 @@ def look(
                 )
             else:
                 upper, origin = layer, path
-    over = Over(tuple(layers), upper, origin, _data_images(request, host, allow))
-    root = replace(image.ext, writable=request.writable) if image.ext else None
-    for used in (root, *layers, upper and upper.image, *over.images.values()):
-        if isinstance(used, ExtRoot):
-            require_free(used)
-    if upper is not None and upper.lock is not None:
-        _require_free_directory(upper.lock)
-    return over
+    return Over(tuple(layers), upper, origin, _data_images(request, host, allow))
 
 
 def _inside(image: ExtRoot) -> UpperSurface:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from soliton import core
 from soliton.api import instance as instances
+from soliton.api import layers
 from soliton.errors import FAILURE, SolitonError
 from soliton.launch import doors
 from soliton.launch import instance as records
@@ -46,6 +47,7 @@ def share(request: ActionRequest, plan: Plan, image: str) -> NoReturn:
                 time.sleep(0.005)  # Somebody is just making it.
                 continue
             with door:
+                layers.require_free(plan)
                 # Before anybody listens: the container finds its first process waiting.
                 visitor = doors.knock(name, token)
                 assert visitor is not None
