@@ -15,6 +15,7 @@ pub mod read;
 pub mod request;
 pub mod shared;
 pub mod shortcut;
+pub mod source;
 pub mod squash;
 pub mod squashfs;
 pub mod store;

@@ -50,12 +50,22 @@ pub enum Ids {
     Caller,
 }
 
+/// Device and inode of what was looked at, if the plan says so.
+pub type Seen = Option<(u64, u64)>;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRoot {
     pub path: Text,
     pub offset: u64,
     pub size: u64,
     pub ids: Ids,
+    pub seen: Seen,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryRoot {
+    pub path: Text,
+    pub seen: Seen,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +76,14 @@ pub struct ExtRoot {
     pub writable: bool,
     pub inside: Text,
     pub ids: Ids,
+    pub seen: Seen,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RootRecord")]
 pub enum Root {
     Image(ImageRoot),
-    Directory(Text),
+    Directory(DirectoryRoot),
     Ext(ExtRoot),
     /// Lowest first; in all but the lowest the marks of overlayfs count. No stack holds a stack.
     Stack(Vec<Root>),
@@ -95,6 +106,8 @@ struct RootRecord {
     writable: bool,
     #[serde(default)]
     inside: Text,
+    #[serde(default)]
+    seen: Seen,
 }
 
 impl TryFrom<RootRecord> for Root {
@@ -107,8 +120,12 @@ impl TryFrom<RootRecord> for Root {
                 offset: record.offset,
                 size: record.size,
                 ids: record.ids,
+                seen: record.seen,
             })),
-            "directory" => Ok(Root::Directory(needed(record.path, "path")?)),
+            "directory" => {
+                let path = needed(record.path, "path")?;
+                Ok(Root::Directory(DirectoryRoot { path, seen: record.seen }))
+            }
             "ext" => Ok(Root::Ext(ExtRoot {
                 path: needed(record.path, "path")?,
                 offset: record.offset,
@@ -116,6 +133,7 @@ impl TryFrom<RootRecord> for Root {
                 writable: record.writable,
                 inside: record.inside,
                 ids: record.ids,
+                seen: record.seen,
             })),
             "stack" if record.layers.len() < 2 => Err("a stack has two layers at least".into()),
             "stack" if record.layers.iter().any(|layer| matches!(layer, Root::Stack(_))) => {
@@ -141,7 +159,7 @@ pub enum Layer {
 pub enum Surface {
     ReadOnly(Layer),
     Tmpfs { size: u64 },
-    Upper { upper: Text, work: Text, image: Option<ExtRoot>, lock: Option<Text> },
+    Upper { upper: Text, work: Text, image: Option<ExtRoot>, lock: Option<Text>, seen: Seen },
     Direct,
 }
 
@@ -156,6 +174,8 @@ struct SurfaceRecord {
     work: Option<Text>,
     image: Option<Root>,
     lock: Option<Text>,
+    #[serde(default)]
+    seen: Seen,
 }
 
 impl TryFrom<SurfaceRecord> for Surface {
@@ -169,6 +189,7 @@ impl TryFrom<SurfaceRecord> for Surface {
                 upper: needed(record.upper, "upper")?,
                 work: needed(record.work, "work")?,
                 lock: record.lock,
+                seen: record.seen,
                 image: match record.image {
                     None => None,
                     Some(Root::Ext(image)) => Some(image),
@@ -616,7 +637,7 @@ mod tests {
         assert_eq!(bind.source.as_bytes(), b"/\xff");
         assert!(bind.nosuid && bind.nodev && !bind.read_only);
         let root: Root = serde_json::from_str(r#"{"path":"/\udcff","kind":"directory"}"#).unwrap();
-        assert!(matches!(root, Root::Directory(path) if path.as_bytes() == b"/\xff"));
+        assert!(matches!(root, Root::Directory(root) if root.path.as_bytes() == b"/\xff"));
         let environment: Environment = serde_json::from_str(r#"{"host":{"\udcffA":"\udcff"}}"#).unwrap();
         assert_eq!(environment.host.keys().next().unwrap().as_bytes(), b"\xffA");
     }

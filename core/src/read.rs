@@ -7,12 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::layers::{Failure, Result};
-use crate::plan::{ImageRoot, Root};
+use crate::plan::{DirectoryRoot, ImageRoot, Root};
 use crate::request::{self, Asking};
+use crate::source;
 use crate::squashfs::format::Error;
 use crate::squashfs::inode::{Data, Inode};
 use crate::squashfs::reader::Image;
@@ -56,7 +58,7 @@ trait Place {
 fn read(request: &Request) -> Result<Vec<Value>> {
     let place: Box<dyn Place> = match &request.root {
         Root::Image(image) => Box::new(InImage(open_image(image)?)),
-        Root::Directory(path) => Box::new(InDirectory(open_directory(path)?)),
+        Root::Directory(root) => Box::new(InDirectory(open_directory(root)?)),
         Root::Stack(layers) => Box::new(stack::open(layers)?),
         Root::Ext(_) => return Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
     };
@@ -83,14 +85,19 @@ fn read(request: &Request) -> Result<Vec<Value>> {
 
 fn open_image(image: &ImageRoot) -> Result<Image> {
     let named = |error: std::io::Error| Failure::from(error).at(image.path.as_bytes());
-    let file = File::open(image.path.as_path()).map_err(named)?;
+    let (file, _) = source::file(&image.path, image.seen, false).map_err(named)?;
     Ok(Image::open(Arc::new(file), image.offset, image.size)?)
 }
 
-fn open_directory(path: &Text) -> Result<OwnedFd> {
+fn open_directory(root: &DirectoryRoot) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let named = |errno: rustix::io::Errno| Failure::from(std::io::Error::from(errno)).at(path.as_bytes());
-    rustix::fs::open(path.as_path(), flags, Mode::empty()).map_err(named)
+    let named = |errno: Errno| Failure::from(std::io::Error::from(errno)).at(root.path.as_bytes());
+    let directory = rustix::fs::open(root.path.as_path(), flags, Mode::empty()).map_err(named)?;
+    let status = rustix::fs::fstat(&directory).map_err(named)?;
+    if !source::is_same(root.seen, &status) {
+        return Err(named(Errno::STALE));
+    }
+    Ok(directory)
 }
 
 fn record(path: &[u8], kind: &str, mode: u32, size: u64) -> Value {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::launch::root::OpenImage;
 use crate::plan::{Bind, Mount, Plan};
 use crate::store::Store;
 use crate::text::Text;
@@ -92,6 +93,8 @@ struct Stored {
     says: Option<Said>,
     /// Words that must follow.
     least: usize,
+    /// The image's status, as in a `File`, looked at once it is open; `None`: the root is no image.
+    image: Option<[i128; 6]>,
     files: Vec<File>,
     existence: Vec<Existence>,
     variables: BTreeMap<Text, Option<Text>>,
@@ -174,8 +177,9 @@ impl Names {
         for (index, pair) in self.pairs(words).enumerate() {
             for name in &pair {
                 if let Some(stored) = load(&store, name) {
+                    let image = stored.open_image()?;
                     let plan = stored.fill_in(&words[index + 1..], self.directory.as_deref())?;
-                    return Some(crate::launch::launch(&plan));
+                    return Some(crate::launch::launch(&plan, image));
                 }
             }
         }
@@ -242,9 +246,17 @@ impl Existence {
 }
 
 impl Stored {
+    /// The image of the plan, opened; `None` if it is no longer as it was. What is open is what is launched.
+    fn open_image(&self) -> Option<Option<OpenImage>> {
+        let opened = OpenImage::of(&self.plan).ok()?;
+        let status = opened.as_ref().map(|image| status_of(&image.status));
+        (status == self.image).then_some(opened)
+    }
+
     /// The plan for this call; `None` if something that it depends on is no longer as it was.
     fn fill_in(self, rest: &[OsString], directory: Option<&OsStr>) -> Option<Plan> {
-        let Stored { says, least, files, existence, variables, passing, directory: rule, mut plan } = self;
+        let Stored { says, least, image: _, files, existence, variables, passing, directory: rule, mut plan } =
+            self;
         let holds = rest.len() >= least
             && files.iter().all(File::is_unchanged)
             && existence.iter().all(Existence::holds)

@@ -1,6 +1,5 @@
 //! The verb `survey`: every file of an image or a directory, one record each, without mounting or unpacking anything.
 
-use std::fs::File;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,6 +16,7 @@ use crate::layers::{Content, Entry, Failure, Marks, Result, Sink, What};
 use crate::plan::{Identity, Root};
 use crate::read::base64;
 use crate::request::{self, Asking, Events};
+use crate::source;
 use crate::squashfs::format::decode_device;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
@@ -101,7 +101,7 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
     let entries = match &request.root {
         Root::Image(root) => {
             let named = |error: std::io::Error| Failure::from(error).at(root.path.as_bytes());
-            let file = File::open(root.path.as_path()).map_err(named)?;
+            let (file, _) = source::file(&root.path, root.seen, false).map_err(named)?;
             let image = Image::open(Arc::new(file), root.offset, root.size)?;
             let shadow = Shadow::default();
             let how = Taking {
@@ -124,13 +124,13 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
             }
             entries
         }
-        Root::Directory(path) => {
+        Root::Directory(root) => {
             enter()?;
             let how =
                 Reading { marks: Marks::Ordinary, exclude: &[], without: &[], clamp: None, recorded: false };
             let none = std::collections::HashSet::new();
             let wanted = if request.contents { Wanted::Everything } else { Wanted::Only(&none) };
-            directory::read(path.as_path(), how, 0, &wanted, &count, &mut sink)?
+            directory::read(root.path.as_path(), how, 0, &wanted, &count, &mut sink)?
         }
         Root::Stack(_) | Root::Ext(_) => {
             return Err(Failure {

@@ -20,8 +20,9 @@ use serde_json::{Map, json};
 
 use crate::launch::identity;
 use crate::layers::{Failure, Result};
-use crate::plan::Identity;
+use crate::plan::{Identity, Seen};
 use crate::request::{self, Asking, Events};
+use crate::source;
 use crate::squashfs::format::{decode_device, kind};
 use crate::squashfs::inode::{Data, Inode};
 use crate::squashfs::reader::Image;
@@ -51,6 +52,8 @@ struct ImageRecord {
     path: Text,
     offset: u64,
     size: u64,
+    #[serde(default)]
+    seen: Seen,
 }
 
 /// Runs the verb; the exit status. What was made is removed again if it fails.
@@ -67,7 +70,7 @@ pub fn run(fd: RawFd) -> i32 {
 
 fn unsquash(request: &Request, events: &Events) -> Result<()> {
     let named = |error: std::io::Error| Failure::from(error).at(request.image.path.as_bytes());
-    let file = File::open(request.image.path.as_path()).map_err(named)?;
+    let (file, _) = source::file(&request.image.path, request.image.seen, false).map_err(named)?;
     let image = Image::open(Arc::new(file), request.image.offset, request.image.size)?;
     if let Some(identity) = &request.identity {
         let explain = |failure: crate::launch::failure::Failure| Failure {

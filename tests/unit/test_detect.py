@@ -76,10 +76,15 @@ def not_run(image: Image) -> SolitonError:
     return told.value
 
 
+def seen(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino)
+
+
 def test_a_sif_gives_the_place_of_its_root(tmp_path: Path) -> None:
     image = open_image(str(make_sif(tmp_path / "a.sif", squashfs(8192))))
     assert image.kind == "sif"
-    assert image.root == ImageRoot(str(tmp_path / "a.sif"), 32768, 8192)
+    assert image.root == ImageRoot(str(tmp_path / "a.sif"), 32768, 8192, seen=seen(tmp_path / "a.sif"))
     assert image.require_root() == image.root
     assert image.architecture == "arm64"
 
@@ -91,17 +96,21 @@ def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
 
 def test_a_bare_squashfs_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(squashfs())
-    assert open_image(str(tmp_path / "a")).root == ImageRoot(str(tmp_path / "a"), 0, 4096)
+    assert open_image(str(tmp_path / "a")).root == ImageRoot(
+        str(tmp_path / "a"), 0, 4096, seen=seen(tmp_path / "a")
+    )
 
 
 def test_a_squashfs_behind_a_launch_line_is_an_image(tmp_path: Path) -> None:
     line = b"#!/usr/bin/env run-singularity\n"
     (tmp_path / "a").write_bytes(line + squashfs())
-    assert open_image(str(tmp_path / "a")).root == ImageRoot(str(tmp_path / "a"), len(line), 4096)
+    assert open_image(str(tmp_path / "a")).root == ImageRoot(
+        str(tmp_path / "a"), len(line), 4096, seen=seen(tmp_path / "a")
+    )
 
 
 def test_any_directory_is_a_sandbox(tmp_path: Path) -> None:
-    assert open_image(str(tmp_path)).root == DirectoryRoot(str(tmp_path))
+    assert open_image(str(tmp_path)).root == DirectoryRoot(str(tmp_path), seen(tmp_path))
 
 
 def test_ext3_is_recognised_and_not_run_yet(tmp_path: Path) -> None:
@@ -144,7 +153,7 @@ def test_overlays_count_only_in_the_group_of_the_root(tmp_path: Path) -> None:
         overlay(ext3(), sif.FS_EXT3),
     )
     image = open_image(str(make_sif(tmp_path / "a.sif", squashfs(), after=after)))
-    assert image.layers == (ImageRoot(str(tmp_path / "a.sif"), 32768 + 4096, 4096),)
+    assert image.layers == (ImageRoot(str(image.path), 32768 + 4096, 4096, seen=seen(image.path)),)
     assert image.writable is not None
     assert image.writable.id == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def test_an_overlay_is_a_path_and_perhaps_a_mode(text: str, wanted: tuple[str, b
 def test_an_overlay_without_a_path_is_refused(text: str) -> None:
     with pytest.raises(SolitonError):
         parse_overlay(text)
+
+
+def seen(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino)
 
 
 def test_layers_are_stacked_in_their_order_over_the_root() -> None:
@@ -96,10 +102,15 @@ def test_a_directory_gets_its_two_directories(tmp_path: Path) -> None:
     root.mkdir()
     first.mkdir()
     over = look(str(first), image=root)
-    assert over.upper == UpperSurface(f"{first}/upper", f"{first}/work", lock=f"{first}/.soliton-lock")
+    upper = seen(f"{first}/upper")
+    assert over.upper == UpperSurface(
+        f"{first}/upper", f"{first}/work", lock=f"{first}/.soliton-lock", seen=upper
+    )
     assert (first / "upper").is_dir()
-    assert look(f"{first}:ro", image=root).layers == (DirectoryRoot(f"{first}/upper"),)
-    assert look(f"{root}:ro", image=root).layers == (DirectoryRoot(str(root)),)
+    assert look(f"{first}:ro", image=root).layers == (
+        DirectoryRoot(f"{first}/upper", seen(f"{first}/upper")),
+    )
+    assert look(f"{root}:ro", image=root).layers == (DirectoryRoot(str(root), seen(root)),)
 
 
 def test_a_link_as_upper_directory_is_refused(tmp_path: Path) -> None:
@@ -109,7 +120,7 @@ def test_a_link_as_upper_directory_is_refused(tmp_path: Path) -> None:
     (hostile / "upper").symlink_to(elsewhere)
     with pytest.raises(SolitonError, match="cannot be written"):
         look(str(hostile), image=tmp_path)
-    assert look(f"{hostile}:ro", image=tmp_path).layers == (DirectoryRoot(str(hostile)),)
+    assert look(f"{hostile}:ro", image=tmp_path).layers == (DirectoryRoot(str(hostile), seen(hostile)),)
 
 
 def test_only_one_overlay_can_be_writable(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ pub fn run(fd: RawFd) -> i32 {
     if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
         let _ = rustix::stdio::dup2_stdin(&null);
     }
-    carry_out(&request.plan, Some(&instance))
+    carry_out(&request.plan, Some(&instance), None)
 }
 
 impl Instance {

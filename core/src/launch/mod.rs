@@ -64,16 +64,17 @@ pub fn run(fd: RawFd) -> i32 {
             return FAILURE;
         }
     };
-    carry_out(&plan, None)
+    carry_out(&plan, None, None)
 }
 
-/// Becomes the payload of a plan; returns the exit status if that could not be.
-pub fn launch(plan: &Plan) -> i32 {
-    carry_out(plan, None)
+/// Becomes the payload of a plan whose image is open already; returns the exit status if that could not be.
+pub fn launch(plan: &Plan, image: Option<root::OpenImage>) -> i32 {
+    carry_out(plan, None, image)
 }
 
-/// Carries out a plan in the foreground, or as an instance. Returns the exit status if there is no payload.
-fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
+/// Carries out a plan in the foreground, or as an instance. image: its image, if that is open already. Returns the exit status
+/// if there is no payload.
+fn carry_out(plan: &Plan, instance: Option<&Instance>, image: Option<root::OpenImage>) -> i32 {
     if plan.version != plan::VERSION {
         failure::fatal(
             &format!("the plan has version {}, and this core understands {}", plan.version, plan::VERSION),
@@ -88,7 +89,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>) -> i32 {
     }
     let umask = rustix::process::umask(Mode::empty());
     let files = raise_file_limit();
-    match assemble(plan, umask, instance) {
+    match assemble(plan, umask, instance, image) {
         Err(failure) => failure::report(&plan.reporter, &failure),
         Ok((inside, programs)) => match start(plan, umask, files, inside, instance, programs, handed) {
             Err(failure) => {
@@ -129,15 +130,17 @@ fn assemble<'p>(
     plan: &'p Plan,
     umask: Mode,
     instance: Option<&'p Instance>,
+    image: Option<root::OpenImage>,
 ) -> Result<(Option<Inside>, fusemount::Programs<'p>), Failure> {
     let mut programs = fusemount::prepare(plan, umask, instance.map(Instance::logs))?;
-    let (namespace, tree) = match shared::join(plan) {
+    let image = image.map_or_else(|| root::OpenImage::of(plan), |image| Ok(Some(image)))?;
+    let (namespace, tree) = match shared::join(plan, image.as_ref()) {
         Some(shared::Joined { user_namespace, tree }) => (Some(user_namespace), Some(tree)),
         None => (None, None),
     };
     namespaces::enter(plan, namespace.as_ref().map(AsFd::as_fd))?;
     // Before there is a PID namespace: the server of an image belongs to no container.
-    let opened = root::open(plan, tree)?;
+    let opened = root::open(plan, image, tree)?;
     let data = data::open(plan)?;
     let copies = copies::open(plan)?;
     let inside = init::enter(plan, instance)?;

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
@@ -19,11 +19,11 @@ use super::resolve::{self, Kind};
 use super::session::Session;
 use super::{trees, underlay};
 use crate::ext::volume::Volume;
-use crate::plan::{ExtRoot, ImageRoot, Layer, Plan, Root, Surface};
+use crate::plan::{DirectoryRoot, ExtRoot, ImageRoot, Layer, Plan, Root, Seen, Surface};
 use crate::squashfs::format as squashfs;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
-use crate::{ext, fuse};
+use crate::{ext, fuse, source};
 
 /// A root that is attached nowhere yet, and the writable layer that goes over it.
 pub struct Opened {
@@ -47,13 +47,35 @@ enum Upper {
     },
 }
 
-/// Opens a plan's root and upper directories on the host. shared: the root, if another process mounted it.
-pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
+/// The file of a plan's image, and its status when it was opened.
+pub struct OpenImage {
+    pub file: Arc<File>,
+    pub status: Stat,
+}
+
+impl OpenImage {
+    /// The image that is a plan's root; `None` where it has another kind of root.
+    pub fn of(plan: &Plan) -> Result<Option<OpenImage>, Failure> {
+        let Root::Image(image) = &plan.root else { return Ok(None) };
+        open_image(image).map(Some)
+    }
+}
+
+fn open_image(image: &ImageRoot) -> Result<OpenImage, Failure> {
+    let opened = source::file(&image.path, image.seen, false);
+    let (file, status) = opened.map_err(|error| unreadable(image, &error.into()))?;
+    Ok(OpenImage { file: Arc::new(file), status })
+}
+
+/// Opens a plan's root and upper directories on the host. image: the root, where it is one. shared: the same, if another
+/// process mounted it.
+pub fn open(plan: &Plan, image: Option<OpenImage>, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
     let mut keeper = None;
     let upper = match &plan.surface {
-        Surface::Upper { upper, work, image: None, lock } => {
+        Surface::Upper { upper, work, image: None, lock, seen } => {
+            let written = open_layer(upper, *seen)?;
             keeper = lock.as_ref().map(|lock| keep(lock, plan)).transpose()?.flatten();
-            Some(Upper::Host(open_layer(upper)?, open_layer(work)?))
+            Some(Upper::Host(written, open_layer(work, None)?))
         }
         Surface::Upper { upper, work, image: Some(image), .. } => {
             Some(Upper::Inside { tree: ext_tree(image, plan)?, upper: upper.clone(), work: work.clone() })
@@ -64,11 +86,16 @@ pub fn open(plan: &Plan, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
         Root::Stack(layers) => layers.as_slice(),
         root => std::slice::from_ref(root),
     };
+    let whole = match (shared, image, &roots[0]) {
+        (Some(tree), ..) => Some(tree),
+        (None, Some(opened), Root::Image(image)) => Some(image_tree(image, opened, plan)?),
+        _ => None,
+    };
     if roots.len() == 1 && upper.is_none() {
-        let tree = shared.map_or_else(|| tree(&roots[0], plan), Ok)?;
+        let tree = whole.map_or_else(|| tree(&roots[0], plan), Ok)?;
         return Ok(Opened { tree, layers: Vec::new(), upper, keeper });
     }
-    Ok(Opened { keeper, ..stack(roots, shared, upper, plan)? })
+    Ok(Opened { keeper, ..stack(roots, whole, upper, plan)? })
 }
 
 /// Locks a writable directory for as long as an overlay lies on it: what comes back is to be one of the overlay's layers.
@@ -102,10 +129,24 @@ fn keep(lock: &Text, plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
     Ok(served.ok())
 }
 
-fn open_layer(path: &Text) -> Result<OwnedFd, Failure> {
+fn open_layer(path: &Text, seen: Seen) -> Result<OwnedFd, Failure> {
     // A link could lead what is written anywhere.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("overlay", "open", path)
+    let layer =
+        rustix::fs::open(path.as_os_str(), flags, Mode::empty()).failed_at("overlay", "open", path)?;
+    require_same(seen, layer.as_fd(), path)?;
+    Ok(layer)
+}
+
+/// A failure if what is open is not what was seen.
+fn require_same(seen: Seen, open: BorrowedFd<'_>, path: &Text) -> Result<(), Failure> {
+    if seen.is_some() {
+        let status = rustix::fs::fstat(open).failed_at("image", "fstat", path)?;
+        if !source::is_same(seen, &status) {
+            return Err(Failure::new("image", "open", Errno::STALE).at(path));
+        }
+    }
+    Ok(())
 }
 
 /// The directory of the host at which the root is to appear.
@@ -120,14 +161,15 @@ pub fn place(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
 /// A root as a mount that is attached nowhere.
 pub fn tree(root: &Root, plan: &Plan) -> Result<OwnedFd, Failure> {
     match root {
-        Root::Directory(path) => {
+        Root::Directory(DirectoryRoot { path, seen }) => {
             let tree = trees::of_host(path.as_os_str()).failed_at("image", "open_tree", path)?;
+            require_same(*seen, tree.as_fd(), path)?;
             match resolve::kind_of(tree.as_fd()).failed_at("image", "fstat", path)?.0 {
                 Kind::Directory => Ok(tree),
                 Kind::File => Err(Failure::new("image", "open_tree", Errno::NOTDIR).at(path)),
             }
         }
-        Root::Image(image) => image_tree(image, plan),
+        Root::Image(image) => image_tree(image, open_image(image)?, plan),
         Root::Ext(image) => ext_tree(image, plan),
         Root::Stack(layers) => Ok(stack(layers, None, None, plan)?.tree),
     }
@@ -208,10 +250,7 @@ fn directory_of(tree: BorrowedFd<'_>, name: &Text) -> Result<OwnedFd, Errno> {
 fn ext_tree(image: &ExtRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
     let failed =
         |errno: i32, detail: String| Failure { errno, ..Failure::because("image", detail).at(&image.path) };
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(image.writable)
-        .open(image.path.as_path())
+    let (file, _) = source::file(&image.path, image.seen, image.writable)
         .map_err(|error| failed(error.raw_os_error().unwrap_or(0), String::new()))?;
     ext::lock::take(&file, image.offset, image.size, image.writable).map_err(|errno| {
         Failure::new("locked", "fcntl", errno).at(&image.path).with(if image.writable {
@@ -242,14 +281,17 @@ fn unmountable(error: &fuse::MountError, path: &Text) -> Failure {
     Failure::new(code, error.call, error.errno).at(path)
 }
 
-/// Mounts an image by its own server, which ends with the last user of the mount.
-fn image_tree(image: &ImageRoot, plan: &Plan) -> Result<OwnedFd, Failure> {
-    let unreadable = |error: &squashfs::Error| Failure {
+fn unreadable(image: &ImageRoot, error: &squashfs::Error) -> Failure {
+    Failure {
         errno: if let squashfs::Error::Io(_) = error { error.errno() } else { 0 },
         ..Failure::because("image", error.to_string()).at(&image.path)
-    };
-    let file = File::open(image.path.as_path()).map_err(|error| unreadable(&error.into()))?;
-    let opened = Image::open(Arc::new(file), image.offset, image.size).map_err(|error| unreadable(&error))?;
+    }
+}
+
+/// Mounts an image by its own server, which ends with the last user of the mount.
+fn image_tree(image: &ImageRoot, open: OpenImage, plan: &Plan) -> Result<OwnedFd, Failure> {
+    let opened =
+        Image::open(open.file, image.offset, image.size).map_err(|error| unreadable(image, &error))?;
     fuse::spawn_server(opened, fuse::ids(image.ids, &plan.identity), &image.path.to_string())
         .map_err(|error| unmountable(&error, &image.path))
 }

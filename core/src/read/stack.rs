@@ -59,7 +59,7 @@ type Merged = Vec<(usize, Folder)>;
 pub fn open(layers: &[Root]) -> Result<Stack> {
     let opened = layers.iter().rev().map(|layer| match layer {
         Root::Image(image) => open_image(image).map(|image| Layer::Image(Box::new(image))),
-        Root::Directory(path) => open_directory(path).map(Layer::Directory),
+        Root::Directory(root) => open_directory(root).map(Layer::Directory),
         Root::Ext(_) => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
         Root::Stack(_) => Err(Failure::corrupt("a stack is inside a stack")),
     });

@@ -1,8 +1,8 @@
 //! Who may share what: names made of everything that two launches must have in common, for one server the image too.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::fs::Stat;
 use sha2::{Digest, Sha256};
 
 use crate::plan::{IdRange, Identity, ImageRoot};
@@ -20,7 +20,7 @@ pub struct Key {
     pub server: String,
 }
 
-pub fn of(identity: &Identity, root: &ImageRoot, file: &File) -> Option<Key> {
+pub fn of(identity: &Identity, root: &ImageRoot, status: &Stat) -> Option<Key> {
     let mut job = Hash(Sha256::new());
     job.number(u64::from(VERSION));
     job.text(env!("CARGO_PKG_VERSION").as_bytes());
@@ -34,15 +34,14 @@ pub fn of(identity: &Identity, root: &ImageRoot, file: &File) -> Option<Key> {
     job.text(&groups_of(&std::fs::read("/proc/self/cgroup").ok()?));
 
     let mut image = Hash(Sha256::new());
-    let status = file.metadata().ok()?;
     for number in [
-        status.dev(),
-        status.ino(),
-        status.size(),
-        status.mtime() as u64,
-        status.mtime_nsec() as u64,
-        status.ctime() as u64,
-        status.ctime_nsec() as u64,
+        status.st_dev,
+        status.st_ino,
+        status.st_size as u64,
+        status.st_mtime as u64,
+        status.st_mtime_nsec,
+        status.st_ctime as u64,
+        status.st_ctime_nsec,
         root.offset,
         root.size,
         root.ids as u64,

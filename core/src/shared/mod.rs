@@ -31,6 +31,7 @@ use rustix::net::{
 use rustix::thread::UnshareFlags;
 
 use crate::launch::kernel::{self, Forked};
+use crate::launch::root::OpenImage;
 use crate::plan::{Capabilities, Namespace, Plan, Root};
 use crate::squashfs::reader::Image;
 use crate::store::Store;
@@ -45,12 +46,12 @@ pub struct Joined {
     pub tree: OwnedFd,
 }
 
-/// Finds or starts the server for a plan's image. `None`: the launch is on its own.
+/// Finds or starts the server for a plan's image, which is `open`. `None`: the launch is on its own.
 ///
 /// The caller must have one thread and be outside the plan's namespaces.
-pub fn join(plan: &Plan) -> Option<Joined> {
+pub fn join(plan: &Plan, open: Option<&OpenImage>) -> Option<Joined> {
     let sharing = plan.sharing?;
-    let Root::Image(image) = &plan.root else { return None };
+    let (Root::Image(image), Some(open)) = (&plan.root, open) else { return None };
     // A network that another namespace owns is entered by that one; one that a helper connects is left to this launch.
     // So is a user namespace with a property of its own.
     let own = plan.netns.is_some() || plan.helper.is_some() || plan.identity.keep_groups;
@@ -59,8 +60,7 @@ pub fn join(plan: &Plan) -> Option<Joined> {
     if own || looks || plan.identity.uid_map.is_empty() || has_limits() {
         return None;
     }
-    let file = File::open(image.path.as_path()).ok()?;
-    let key = key::of(&plan.identity, image, &file)?;
+    let key = key::of(&plan.identity, image, &open.status)?;
     let store = Store::open_or_make().ok()?.folder(FOLDER).ok()?;
     if let Some(joined) = connect_to(&store, &key.server) {
         return Some(joined);
@@ -70,7 +70,7 @@ pub fn join(plan: &Plan) -> Option<Joined> {
     if let Some(joined) = connect_to(&store, &key.server) {
         return Some(joined);
     }
-    start(&Arc::new(file), plan, &store, &key, sharing.idle)?;
+    start(&open.file, plan, &store, &key, sharing.idle)?;
     // A server takes its door away under this lock only: whoever started it comes in, however short its idle time is.
     let joined = connect_to(&store, &key.server);
     drop(lock);

@@ -8,7 +8,7 @@ import sys
 from soliton import core, messages
 from soliton.errors import SolitonError
 from soliton.images.architecture import require_runnable
-from soliton.images.detect import open_image
+from soliton.images.detect import open_image, replaced
 from soliton.launch import guard
 from soliton.launch.compile import compile as compile_plan
 from soliton.launch.plan import Bind, DirectoryRoot, ImageRoot
@@ -128,10 +128,13 @@ def require_allowed(image: Image, config: Config) -> None:
     from soliton.launch.policy import require_image
 
     status = image.status
+    path = os.path.realpath(image.path)
+    if not os.path.samestat(os.stat(path), status):
+        raise replaced(image.path)
     require_image(
         image,
         config,
-        path=os.path.realpath(image.path),
+        path=path,
         owner=(hosts.user_name(status.st_uid), status.st_uid),
         group=(hosts.group_name(status.st_gid), status.st_gid),
     )

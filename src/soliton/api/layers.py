@@ -11,7 +11,7 @@ import stat
 from soliton import messages
 from soliton.errors import ImageError, LaunchError, SolitonError
 from soliton.images import sif as _sif
-from soliton.images.detect import looks_like_ext3, open_image
+from soliton.images.detect import looks_like_ext3, open_image, replaced
 from soliton.images.squashfs import check_superblock
 from soliton.launch.binds import ImageBind
 from soliton.launch.mounts import asked_binds
@@ -68,7 +68,7 @@ def look(
     upper: UpperSurface | None = None
     origin = ""
     if image.writable is not None:
-        own = ExtRoot(image.path, image.writable.offset, image.writable.size)
+        own = _ext(image, image.writable)
         if request.writable:
             upper, origin = _inside(own), image.path
         else:
@@ -94,6 +94,10 @@ def look(
     return Over(tuple(layers), upper, origin, _data_images(request, host, allow))
 
 
+def _ext(image: Image, item: Descriptor) -> ExtRoot:
+    return ExtRoot(image.path, item.offset, item.size, seen=image.seen)
+
+
 def _inside(image: ExtRoot) -> UpperSurface:
     return UpperSurface(UPPER, WORK, replace(image, writable=True))
 
@@ -105,7 +109,7 @@ def _overlay(
     if allow is not None:
         allow(image)
     if image.kind in ("sandbox", "oci-layout"):
-        return [_directory(image.path, path, read_only)]
+        return [_directory(image, path, read_only)]
     if image.kind == "squashfs" and isinstance(image.root, ImageRoot):
         _refuse_writing(path, read_only, "it is squashfs")
         return [image.root]
@@ -116,9 +120,7 @@ def _overlay(
         if image.writable is None:
             _refuse_writing(path, read_only, "it holds no ext3 overlay")
         else:
-            found.append(
-                _image(ExtRoot(image.path, image.writable.offset, image.writable.size), path, read_only)
-            )
+            found.append(_image(_ext(image, image.writable), path, read_only))
         return found
     raise ImageError(
         f"`{path}` cannot be laid over an image",
@@ -147,13 +149,14 @@ def _image(image: ExtRoot, path: str, read_only: bool | None) -> Layer | UpperSu
     return _inside(image)
 
 
-def _directory(path: str, shown: str, read_only: bool | None) -> Layer | UpperSurface:
+def _directory(image: Image, shown: str, read_only: bool | None) -> Layer | UpperSurface:
+    path = image.path
     upper, work = os.path.join(path, UPPER), os.path.join(path, WORK)
     if not read_only:
         try:
             for folder in (upper, work):
                 _make(folder)
-            return UpperSurface(upper, work, lock=os.path.join(path, LOCK))
+            return UpperSurface(upper, work, lock=os.path.join(path, LOCK), seen=_seen_in(image, UPPER))
         except OSError as error:
             if error.errno != errno.EROFS or read_only is False:
                 raise LaunchError(
@@ -163,7 +166,22 @@ def _directory(path: str, shown: str, read_only: bool | None) -> Layer | UpperSu
                 ) from None
             messages.warning(f"the overlay `{shown}` is on a read-only file system and only read")
     # A tree without this layout is a layer as it is.
-    return DirectoryRoot(upper if os.path.isdir(upper) and not os.path.islink(upper) else path)
+    seen = _seen_in(image, UPPER)
+    return DirectoryRoot(path, image.seen) if seen is None else DirectoryRoot(upper, seen)
+
+
+def _seen_in(image: Image, name: str) -> tuple[int, int] | None:
+    """A directory in the one that was looked at; None if there is none of that name."""
+    folder = os.open(image.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not os.path.samestat(os.fstat(folder), image.status):
+            raise replaced(image.path)
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder)
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _make(folder: str) -> None:
@@ -229,13 +247,15 @@ def _partition(image: Image, id: int | None) -> Layer:
         raise ImageError(
             f"`{image.path}` has no {what[2:]}", remedy=f"see what it holds with `sif list {image.path}`"
         )
-    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        if not os.path.samestat(os.fstat(fd), image.status):
+            raise replaced(image.path)
         if item.partition.fs == _sif.FS_SQUASHFS:
             check_superblock(os.pread(fd, 96, item.offset), item.size, image.path, f"data object {item.id}")
-            return ImageRoot(image.path, item.offset, item.size)
+            return ImageRoot(image.path, item.offset, item.size, seen=image.seen)
         if item.partition.fs == _sif.FS_EXT3 and looks_like_ext3(os.pread(fd, 2048, item.offset)):
-            return ExtRoot(image.path, item.offset, item.size)
+            return _ext(image, item)
     finally:
         os.close(fd)
     raise ImageError(f"data object {item.id} of `{image.path}` is neither squashfs nor ext3")

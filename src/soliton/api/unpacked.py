@@ -75,7 +75,10 @@ def _unpack(root: ImageRoot, target: str, parent: str) -> None:
     try:
         core.converse(
             "unsquash",
-            {"image": {"path": root.path, "offset": root.offset, "size": root.size}, "target": target},
+            {
+                "image": {"path": root.path, "offset": root.offset, "size": root.size, "seen": root.seen},
+                "target": target,
+            },
         )
     except core.CoreError as error:
         if error.code not in ("no-space", "quota"):

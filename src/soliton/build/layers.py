@@ -15,6 +15,7 @@ from soliton.build.job import Job, Layer, StageState
 from soliton.errors import TargetError
 from soliton.images import squashfs
 from soliton.launch.plan import DirectoryRoot, ImageRoot, StackRoot
+from soliton.record import replace
 
 #: Results of steps that are mounted one by one; every so many of the lowest are joined first. What names them to the kernel
 #: has 255 bytes, and each costs every later step a mount.
@@ -25,7 +26,7 @@ def with_ids(job: Job, root: DirectoryRoot | ImageRoot) -> DirectoryRoot | Image
     """A root of a single id can only be shown files that are its own."""
     if isinstance(root, DirectoryRoot):
         return root
-    return ImageRoot(root.path, root.offset, root.size, "caller" if job.single_id else "stored")
+    return replace(root, ids="caller" if job.single_id else "stored")
 
 
 def is_updated(job: Job, state: StageState) -> bool:

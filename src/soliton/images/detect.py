@@ -54,6 +54,11 @@ class Image:
     encryption: Literal["luks", "gocryptfs"] | None = None
     ext: ExtRoot | None = None
 
+    @property
+    def seen(self) -> tuple[int, int]:
+        """What tells this file or directory from another one that takes its place."""
+        return _seen(self.status)
+
     def runnable(self) -> ImageRoot | DirectoryRoot | ExtRoot:
         """What a container can be started from, or the reason why there is nothing."""
         return self.ext if self.ext is not None else self.require_root()
@@ -80,14 +85,22 @@ def open_image(path: str, *, shown: str | None = None) -> Image:
             return _directory(absolute(path), status)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"`{shown}` is not an image", why=f"it is {_special(status.st_mode)}")
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A named pipe that has taken its place meanwhile would keep us waiting.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise replaced(shown)
             head = os.pread(fd, HEAD_SIZE, 0)
             return _file(fd, head, absolute(path), shown, status)
         finally:
             os.close(fd)
     except OSError as error:
         raise _unreadable(error, shown) from None
+
+
+def replaced(shown: str) -> ImageError:
+    return ImageError(f"`{shown}` was replaced while it was being looked at", remedy="run the command again")
 
 
 def absolute(path: str) -> str:
@@ -106,7 +119,7 @@ def _directory(path: str, status: os.stat_result) -> Image:
     layout = all(os.path.lexists(f"{path}/{name}") for name in ("oci-layout", "index.json"))
     if layout:
         return Image(path, "oci-layout", None, status)
-    return Image(path, "sandbox", DirectoryRoot(path), status)
+    return Image(path, "sandbox", DirectoryRoot(path, _seen(status)), status)
 
 
 def _file(fd: int, head: bytes, path: str, shown: str, status: os.stat_result) -> Image:
@@ -122,15 +135,20 @@ def _file(fd: int, head: bytes, path: str, shown: str, status: os.stat_result) -
     if head[shift : shift + 4] == b"hsqs":
         size = status.st_size - shift
         check_superblock(head[shift : shift + SUPERBLOCK_SIZE], size, shown)
-        return Image(path, "squashfs", ImageRoot(path, shift, size), status)
+        return Image(path, "squashfs", ImageRoot(path, shift, size, seen=_seen(status)), status)
     if looks_like_ext3(head[shift:]):
-        return Image(path, "ext3", None, status, ext=ExtRoot(path, shift, status.st_size - shift))
+        ext = ExtRoot(path, shift, status.st_size - shift, seen=_seen(status))
+        return Image(path, "ext3", None, status, ext=ext)
     from soliton.images import lookalike
 
     archive = lookalike.archive_kind(path, head)
     if archive is not None:
         return Image(path, archive, None, status)
     raise lookalike.not_an_image(shown, head, status.st_size)
+
+
+def _seen(status: os.stat_result) -> tuple[int, int]:
+    return (status.st_dev, status.st_ino)
 
 
 def _launch_line(head: bytes) -> int:
@@ -160,7 +178,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
     ext: ExtRoot | None = None
     encryption: Literal["luks", "gocryptfs"] | None = None
     if partition.fs == _sif.FS_SQUASHFS:
-        root = _squashfs_partition(fd, path, primary, shown, "its root partition")
+        root = _squashfs_partition(fd, path, primary, shown, "its root partition", status)
     elif partition.fs == _sif.FS_LUKS_SQUASHFS:
         encryption = "luks"
     elif partition.fs == _sif.FS_GOCRYPTFS:
@@ -170,7 +188,7 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
             raise ImageError(
                 f"`{shown}` is a damaged image", why="its root partition is not the ext3 it says it is"
             )
-        ext = ExtRoot(path, primary.offset, primary.size)
+        ext = ExtRoot(path, primary.offset, primary.size, seen=_seen(status))
     else:
         raise ImageError(
             f"`{shown}` has a root partition of a kind that nobody can run",
@@ -183,16 +201,18 @@ def _from_sif(fd: int, head: bytes, path: str, shown: str, status: os.stat_resul
         if overlay is None or overlay.role != _sif.PART_OVERLAY or item.group != primary.group:
             continue
         if overlay.fs == _sif.FS_SQUASHFS:
-            layers.append(_squashfs_partition(fd, path, item, shown, f"overlay {item.id}"))
+            layers.append(_squashfs_partition(fd, path, item, shown, f"overlay {item.id}", status))
         elif overlay.fs == _sif.FS_EXT3 and writable is None:
             writable = item
     return Image(path, "sif", root, status, sif.architecture, sif, tuple(layers), writable, encryption, ext)
 
 
-def _squashfs_partition(fd: int, path: str, item: Descriptor, shown: str, part: str) -> ImageRoot:
+def _squashfs_partition(
+    fd: int, path: str, item: Descriptor, shown: str, part: str, status: os.stat_result
+) -> ImageRoot:
     superblock = os.pread(fd, SUPERBLOCK_SIZE, item.offset)
     check_superblock(superblock, item.size, shown, part)
-    return ImageRoot(path, item.offset, item.size)
+    return ImageRoot(path, item.offset, item.size, seen=_seen(status))
 
 
 def _refusal(image: Image) -> ImageError | NotSupported:

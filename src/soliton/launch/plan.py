@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Namespace = Literal["pid", "ipc", "uts", "net", "cgroup"]
+    #: Device and inode of what was looked at, with which the core compares what it opens; None: it takes what is there.
+    Seen = tuple[int, int] | None
 
 
 @record
@@ -59,12 +61,14 @@ class ImageRoot:
     offset: int
     size: int
     ids: Literal["stored", "caller"] = "caller"
+    seen: Seen = None
     kind: Literal["image"] = "image"
 
 
 @record
 class DirectoryRoot:
     path: str
+    seen: Seen = None
     kind: Literal["directory"] = "directory"
 
 
@@ -81,6 +85,7 @@ class ExtRoot:
     writable: bool = False
     inside: str = ""
     ids: Literal["stored", "caller"] = "caller"
+    seen: Seen = None
     kind: Literal["ext"] = "ext"
 
 
@@ -120,13 +125,15 @@ class UpperSurface:
     """Writes go to the directory `upper`; `work` is an empty directory on the same file system. With an image both are
     directories at its root, made if they are missing.
 
-    lock: a file, made if it is missing, that whoever writes there keeps locked: one container at a time.
+    lock: a file, made if it is missing, that whoever writes there keeps locked: one container at a time. seen: of a directory
+    `upper` of the host.
     """
 
     upper: str
     work: str
     image: ExtRoot | None = None
     lock: str | None = None
+    seen: Seen = None
     kind: Literal["upper"] = "upper"
 
 

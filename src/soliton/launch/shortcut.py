@@ -13,8 +13,9 @@ import sys
 
 from soliton import messages
 from soliton.core import encode, to_json
+from soliton.images.detect import absolute
 from soliton.launch import guard, mounts
-from soliton.launch.plan import Bind
+from soliton.launch.plan import Bind, ImageRoot
 from soliton.record import names_of, record, replace
 from soliton.site import config as configuration
 from soliton.site.witness import as_status, status_of
@@ -78,8 +79,8 @@ RECORDS = {
     "Sharing": "idle",
     "Identity": "uid gid uid_map gid_map",
     "IdRange": "inside outside count",
-    "ImageRoot": "path offset size ids kind",
-    "DirectoryRoot": "path kind",
+    "ImageRoot": "path offset size ids seen kind",
+    "DirectoryRoot": "path seen kind",
     "ReadOnlySurface": "layer kind",
     "TmpfsSurface": "size kind",
     # Whether a source exists is the core's to find out at each launch.
@@ -205,10 +206,16 @@ def template(
     # The status was taken before the image was read.
     if (
         ".." in request.image.split("/")
+        or absolute(request.image) != image.path
         or files.get(request.image, status := as_status(image.status)) != status
     ):
         return None
-    files[request.image] = status
+    is_file = isinstance(plan.root, ImageRoot)
+    if is_file:
+        # Looked at when it is open, and not by its path.
+        files.pop(request.image, None)
+    else:
+        files[request.image] = status
     files.update(_modules())
     bare = _without_directory(plan, host.cwd)
     nowhere = compiled(replace(host, cwd=_ELSEWHERE))
@@ -230,6 +237,7 @@ def template(
     return {
         "says": None,
         "least": 1 if request.action == "exec" else 0,
+        "image": status if is_file else None,
         "files": [{"path": path, "status": status} for path, status in files.items()],
         "existence": [{"path": "/etc/resolv.conf", "exists": host.resolv_conf}],
         "variables": {key: host.environment.get(key) for key in sorted(asked)},

@@ -118,6 +118,12 @@ def _locked(call: str, number: int, named: str, reason: str, detail: str) -> Lau
 
 
 def _image(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
+    if number == errno.ESTALE:
+        return LaunchError(
+            f"the image {named} was replaced while it was being started",
+            why="what is there now is not what was looked at before",
+            remedy="run the command again",
+        )
     return LaunchError(f"the image {named} cannot be used", why=detail or f"{call}: {reason}")
 
 
