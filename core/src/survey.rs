@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::launch::identity;
 use crate::layers::directory::{self, Reading};
 use crate::layers::shadow::{Shadow, Wanted};
-use crate::layers::squashfs::{self, Taking};
+use crate::layers::squashfs::{self, Blocks, Taking};
 use crate::layers::{Content, Entry, Failure, Marks, Result, Sink, What};
 use crate::plan::{Identity, Root};
 use crate::read::base64;
@@ -107,7 +107,7 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
             let how = Taking {
                 marks: Marks::Ordinary,
                 without: &[],
-                verbatim: !request.contents,
+                blocks: if request.contents { Blocks::Read } else { Blocks::Kept },
                 shadow: &shadow,
                 recorded: false,
             };

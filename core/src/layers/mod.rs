@@ -141,6 +141,9 @@ impl From<crate::squashfs::format::Error> for Failure {
     }
 }
 
+/// Fills a buffer with what is stored of a file's packed blocks from some offset on.
+pub type PackedReader<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> std::io::Result<()>;
+
 /// Where readers of layers put the content of files.
 pub trait Sink {
     /// Begins a file; blocks follow by [`Sink::write`], zeros by [`Sink::hole`].
@@ -149,6 +152,10 @@ pub trait Sink {
     fn hole(&mut self, length: u64) -> Result<()>;
     /// Ends the file; its number.
     fn finish(&mut self) -> Result<u32>;
+    /// A whole file as blocks that are packed just as the output packs; its number. Nobody else is given any.
+    fn packed(&mut self, _: u64, _: &[u32], _: PackedReader<'_>) -> Result<u32> {
+        Err(Failure::corrupt("packed blocks are not wanted"))
+    }
     /// Something worth telling that does not stop the work.
     fn warn(&mut self, message: String);
 }

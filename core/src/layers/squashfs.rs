@@ -2,6 +2,7 @@
 //! files are read and compressed anew.
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,9 +14,20 @@ use super::{
 };
 use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::directory::Entry as Name;
-use crate::squashfs::format::kind;
+use crate::squashfs::format::{DATA_RAW, NO_FRAGMENT, kind};
 use crate::squashfs::inode::{Data, Inode, Xattrs};
 use crate::squashfs::reader::Image;
+
+/// What becomes of the blocks of an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    /// They stay as they are, to be copied when it is known which files survive.
+    Kept,
+    /// Files are given to the sink, whole blocks of large ones as they are: see `pass_on`.
+    PassedOn,
+    /// Files are read, to be packed anew.
+    Read,
+}
 
 /// How an image is read.
 #[derive(Clone, Copy)]
@@ -24,8 +36,7 @@ pub struct Taking<'a> {
     pub marks: Marks,
     /// Patterns of paths of which only removals count: files there are as if they had not been written.
     pub without: &'a [Path],
-    /// Its blocks can stay as they are.
-    pub verbatim: bool,
+    pub blocks: Blocks,
     pub shadow: &'a Shadow,
     /// Whoever wrote it had one id: a file's owner is what its record says (`owner`), else `UNSAID`.
     pub recorded: bool,
@@ -72,6 +83,35 @@ pub fn pass_file(image: &Image, inode: &Inode, buffer: &mut [u8], sink: &mut dyn
         at += count as u64;
     }
     sink.finish()
+}
+
+impl Blocks {
+    /// Gives a file to the sink now; its number there.
+    pub fn give(self, image: &Image, inode: &Inode, buffer: &mut [u8], sink: &mut dyn Sink) -> Result<u32> {
+        if self == Blocks::PassedOn {
+            pass_on(image, inode, buffer, sink)
+        } else {
+            pass_file(image, inode, buffer, sink)
+        }
+    }
+}
+
+/// A file of an image that is packed just as the output. Of a large one every block is by itself, so packing it anew would give the
+/// bytes that are there: they are passed on. Small ones share blocks with others, and are read.
+fn pass_on(image: &Image, inode: &Inode, buffer: &mut [u8], sink: &mut dyn Sink) -> Result<u32> {
+    let Data::File { start, fragment: NO_FRAGMENT, .. } = inode.data else {
+        return pass_file(image, inode, buffer, sink);
+    };
+    if inode.size < image.block_size() as u64 {
+        return pass_file(image, inode, buffer, sink);
+    }
+    let list = image.block_list(inode)?;
+    let (source, base) = image.source();
+    let stored: u64 = list.words().iter().map(|word| u64::from(word & !DATA_RAW)).sum();
+    if start.checked_add(stored).is_none_or(|end| end > image.superblock.bytes_used) {
+        return Err(Failure::corrupt("a file's blocks lie outside the image"));
+    }
+    sink.packed(inode.size, list.words(), &mut |target, at| source.read_exact_at(target, base + start + at))
 }
 
 struct Walk<'a> {
@@ -186,12 +226,12 @@ impl Walk<'_> {
     }
 
     fn content(&mut self, inode: &Inode, path: &[u8]) -> Result<Content> {
-        if self.how.verbatim || self.how.shadow.hides(path) {
+        if self.how.blocks == Blocks::Kept || self.how.shadow.hides(path) {
             // Copied, or read again, once it is known to survive.
             return Ok(Content::Stored { layer: self.layer, reference: inode.reference });
         }
-        let number =
-            pass_file(self.image, inode, &mut self.buffer, self.sink).map_err(|failure| failure.at(path))?;
+        let number = self.how.blocks.give(self.image, inode, &mut self.buffer, self.sink);
+        let number = number.map_err(|failure| failure.at(path))?;
         self.count.fetch_add(inode.size, Ordering::Relaxed);
         Ok(Content::Written(number))
     }

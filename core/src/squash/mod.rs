@@ -16,16 +16,16 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
-use self::request::{Ids, LayerRecord, Owners, Request, Whiteouts};
+use self::request::{Ids, LayerRecord, Owners, Packing, Request, Whiteouts};
 use crate::launch::{identity, kernel};
 use crate::layers::directory::Reading;
 use crate::layers::shadow::{Shadow, Wanted};
-use crate::layers::squashfs::Taking;
+use crate::layers::squashfs::{Blocks, Taking};
 use crate::layers::stream::Stream;
 use crate::layers::tree::{Applied, NodeId, ROOT, Tree};
 use crate::layers::{
-    Content, Entry, Failure, Marks, Path, Result, Sink, What, clean_path, directory, squashfs as image_layer,
-    tar,
+    Content, Entry, Failure, Marks, PackedReader, Path, Result, Sink, What, clean_path, directory,
+    squashfs as image_layer, tar,
 };
 use crate::request::{Events, take_descriptor};
 use crate::squashfs::codec::Settings;
@@ -80,6 +80,7 @@ enum Source {
         marks: Marks,
         without: Vec<Path>,
         owners: Owners,
+        packed: Option<Packing>,
     },
 }
 
@@ -116,6 +117,10 @@ impl Sink for Contents<'_> {
 
     fn finish(&mut self) -> Result<u32> {
         Ok(self.writer.finish()?)
+    }
+
+    fn packed(&mut self, size: u64, words: &[u32], read: PackedReader<'_>) -> Result<u32> {
+        Ok(self.writer.packed(size, words, read)?)
     }
 
     fn warn(&mut self, message: String) {
@@ -163,7 +168,8 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     let pipeline =
         Pipeline::start(output.clone(), start, settings, block_size, threads, Arc::clone(&written))?;
     let mut contents = Contents { writer: DataWriter::new(pipeline, block_size), events, warnings: 0 };
-    let work = Work { sources: &sources, exclude: &exclude, settings, block_size };
+    let packing = Packing { compressor: request.compressor, level: request.level, block_size };
+    let work = Work { sources: &sources, exclude: &exclude, settings, packing };
     let layers = work.read_layers(&counts, &mut contents)?;
     let (layers, digests): (Vec<Vec<Entry>>, Vec<Option<String>>) = layers.into_iter().unzip();
 
@@ -213,11 +219,11 @@ fn open(record: LayerRecord) -> Result<Source> {
         LayerRecord::Directory { path, whiteouts, clamp, without, owners } => {
             Source::Directory { path, marks: marks(whiteouts), clamp, without: patterns(&without)?, owners }
         }
-        LayerRecord::Squashfs { path, offset, size, whiteouts, without, owners } => {
+        LayerRecord::Squashfs { path, offset, size, whiteouts, without, owners, packed } => {
             let file = File::open(path.as_path()).map_err(|error| unreadable(&path, error))?;
             let image = Image::open(Arc::new(file), offset, size);
             let image = Arc::new(image.map_err(|error| Failure::from(error).at(path.as_bytes()))?);
-            Source::Squashfs { image, marks: marks(whiteouts), without: patterns(&without)?, owners }
+            Source::Squashfs { image, marks: marks(whiteouts), without: patterns(&without)?, owners, packed }
         }
     })
 }
@@ -239,7 +245,7 @@ struct Work<'s> {
     sources: &'s [Source],
     exclude: &'s [Path],
     settings: Settings,
-    block_size: u32,
+    packing: Packing,
 }
 
 impl<'s> Work<'s> {
@@ -254,18 +260,24 @@ impl<'s> Work<'s> {
     /// Whether an image's blocks can be taken over as they are.
     fn is_alike(&self, image: &Image) -> bool {
         image.compressor == self.settings.compressor
-            && image.superblock.block_size == self.block_size
+            && image.superblock.block_size == self.packing.block_size
             && !self.settings.stored
     }
 
-    /// Whether a layer's blocks are taken over. How files share blocks in what a step wrote depends on what is left out of it, too,
-    /// which is never twice the same: that is packed anew.
-    fn is_taken_as_stored(&self, source: &Source) -> bool {
+    /// What becomes of a layer's blocks. In what a step wrote, those that small files share depend on what is left out of it, too,
+    /// which is never twice the same: none is kept, so that an image depends on the files that it holds alone.
+    fn blocks(&self, source: &Source) -> Blocks {
         match source {
-            Source::Squashfs { image, marks, without, .. } => {
-                (*marks == Marks::Ordinary || without.is_empty()) && self.is_alike(image)
+            Source::Squashfs { image, marks, packed, .. } if self.is_alike(image) => {
+                if *marks != Marks::CarriedOut {
+                    Blocks::Kept
+                } else if packed.as_ref() == Some(&self.packing) {
+                    Blocks::PassedOn
+                } else {
+                    Blocks::Read
+                }
             }
-            _ => false,
+            _ => Blocks::Read,
         }
     }
 
@@ -315,10 +327,10 @@ impl<'s> Work<'s> {
                 let how = Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded };
                 Ok((directory::read(path.as_path(), how, layer, &visible, count, contents)?, None))
             }
-            Source::Squashfs { image, marks, without, owners } => {
+            Source::Squashfs { image, marks, without, owners, .. } => {
                 let recorded = *owners == Owners::Below;
-                let verbatim = self.is_taken_as_stored(&self.sources[index]);
-                let how = Taking { marks: *marks, without, verbatim, shadow, recorded };
+                let blocks = self.blocks(&self.sources[index]);
+                let how = Taking { marks: *marks, without, blocks, shadow, recorded };
                 Ok((image_layer::read(image, how, layer, count, contents)?, None))
             }
         }
@@ -393,7 +405,7 @@ impl<'s> Work<'s> {
         let mut shared = HashMap::new();
         for (&layer, references) in offered {
             let Source::Squashfs { image, .. } = &self.sources[layer as usize] else { continue };
-            if self.is_taken_as_stored(&self.sources[layer as usize]) {
+            if self.blocks(&self.sources[layer as usize]) == Blocks::Kept {
                 shared.insert(layer, verbatim::left_behind(image, references, kept.get(&layer))?);
             }
         }
@@ -411,7 +423,9 @@ impl<'s> Work<'s> {
             } else {
                 let mut buffer = vec![0; image.block_size()];
                 let inode = image.inode(reference)?;
-                *content = Content::Written(image_layer::pass_file(image, &inode, &mut buffer, contents)?);
+                let number =
+                    self.blocks(&self.sources[layer as usize]).give(image, &inode, &mut buffer, contents)?;
+                *content = Content::Written(number);
             }
         }
         Ok(files)

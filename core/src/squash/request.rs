@@ -100,7 +100,18 @@ pub enum LayerRecord {
         whiteouts: Whiteouts,
         without: Vec<Text>,
         owners: Owners,
+        /// How the writer of this program has packed it, where it has.
+        packed: Option<Packing>,
     },
+}
+
+/// How an image's contents are packed.
+#[derive(Deserialize, Clone, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Packing {
+    pub compressor: String,
+    pub level: Option<i32>,
+    pub block_size: u32,
 }
 
 /// A union by hand: the derived one would not hand strings on as bytes.
@@ -124,6 +135,8 @@ struct Fields {
     offset: u64,
     #[serde(default)]
     size: u64,
+    #[serde(default)]
+    packed: Option<Packing>,
 }
 
 impl TryFrom<Fields> for LayerRecord {
@@ -147,6 +160,7 @@ impl TryFrom<Fields> for LayerRecord {
                 whiteouts: fields.whiteouts,
                 without: fields.without,
                 owners: fields.owners,
+                packed: fields.packed,
             },
             other => return Err(format!("a layer has the unknown kind `{other}`")),
         })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use soliton_core::layers::shadow::{Shadow, Wanted};
-use soliton_core::layers::squashfs::{self, Taking};
+use soliton_core::layers::squashfs::{self, Blocks, Taking};
 use soliton_core::layers::stream::Stream;
 use soliton_core::layers::tree::Tree;
 use soliton_core::layers::{self, Marks, Result, Sink};
@@ -71,11 +71,16 @@ impl Sink for Nowhere {
 pub fn read_as_layer(image: &Image) -> Result<usize> {
     let shadow = Shadow::default();
     for marks in [Marks::Kept, Marks::CarriedOut] {
-        let how = Taking { marks, without: &[], verbatim: true, shadow: &shadow, recorded: true };
+        let how = Taking { marks, without: &[], blocks: Blocks::Kept, shadow: &shadow, recorded: true };
         squashfs::read(image, how, 0, &Arc::default(), &mut Nowhere(0))?;
     }
-    let how =
-        Taking { marks: Marks::Ordinary, without: &[], verbatim: true, shadow: &shadow, recorded: false };
+    let how = Taking {
+        marks: Marks::Ordinary,
+        without: &[],
+        blocks: Blocks::Kept,
+        shadow: &shadow,
+        recorded: false,
+    };
     let entries = squashfs::read(image, how, 0, &Arc::default(), &mut Nowhere(0))?;
     let count = entries.len();
     Tree::new().apply(entries)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::core::{directory_layer, squash, start, tar_layer, with};
+use super::core::{directory_layer, image_layer, squash, start, tar_layer, with};
 use super::tar::{Member, Tar};
 use super::trees::{Dice, random};
 
@@ -151,4 +151,104 @@ fn the_bytes_of_an_image_do_not_change_from_one_version_to_the_next() {
         let image = made(work.path(), json!([layer]), json!({"compressor": compressor}));
         assert_eq!(digest(&image), expected, "{compressor}");
     }
+}
+
+/// What a step has written: a random tree, and files that no image holds, never twice the same.
+fn written(work: &Path, name: &str, seed: u64, chance: u64) -> std::path::PathBuf {
+    let upper = work.join(format!("{name}-{chance}"));
+    std::fs::create_dir(&upper).unwrap();
+    random(&upper, seed, 4096);
+    let mut dice = Dice(chance);
+    for place in ["log/apt", "aaa", "zzz"] {
+        let folder = upper.join(place);
+        std::fs::create_dir_all(&folder).unwrap();
+        for number in 0..dice.below(9) {
+            // Some are twins of a file that stays.
+            let size = dice.pick(&[1, 700, 4095, 4096, 9000, 70_000]);
+            let content = if dice.below(4) == 0 { vec![b'a'; size] } else { dice.content(size) };
+            std::fs::write(folder.join(format!("trace{number}")), content).unwrap();
+        }
+    }
+    for (number, size) in [700, 4096, 70_000].into_iter().enumerate() {
+        std::fs::write(upper.join(format!("kept{number}")), vec![b'a'; size]).unwrap();
+    }
+    upper
+}
+
+/// Takes away what an earlier step has written, whatever it is, as an overlay without privilege does.
+fn removes(upper: &Path, path: &str) {
+    let mark = upper.join(path);
+    if let Some(folder) = mark.parent() {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let _ = std::fs::remove_file(&mark);
+    std::fs::write(&mark, "").unwrap();
+    rustix::fs::setxattr(&mark, c"user.overlay.whiteout", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+#[test]
+fn an_image_depends_on_the_files_that_it_holds_and_not_on_what_else_steps_wrote_or_how_that_was_kept() {
+    for (seed, compressor, level) in
+        [(1, "zstd", json!(null)), (3, "gzip", json!(1)), (4, "lz4", json!(null)), (5, "none", json!(null))]
+    {
+        let packing = json!({"compressor": compressor, "level": level, "block_size": 4096});
+        let work = TempDir::new().unwrap();
+        let mut base = Tar::default();
+        base.file("base", &[b'b'; 9000]).file("aaa/trace1", b"of the base");
+        let base = tar_layer(work.path(), "base.tar", &base.end());
+        let without = json!(["log/apt/*", "*/trace*"]);
+        let image = |layers: &[Value]| {
+            let mut layers = layers.to_vec();
+            layers.insert(0, base.clone());
+            made(work.path(), json!(layers), with(packing.clone(), json!({"exclude": ["tmp"]})))
+        };
+        let mut images = Vec::new();
+        for chance in 0..3 {
+            let uppers = [
+                written(work.path(), "first", seed, chance),
+                written(work.path(), "second", seed + 50, chance + 10),
+            ];
+            for number in 0..chance {
+                // Gone with the second step, or with what the image leaves out at the end.
+                let size = 3000 * number as usize + 17;
+                std::fs::write(uppers[0].join(format!("gone{number}")), Dice(chance).content(size)).unwrap();
+                removes(&uppers[1], &format!("gone{number}"));
+                std::fs::create_dir_all(uppers[1].join("tmp")).unwrap();
+                std::fs::write(uppers[1].join(format!("tmp/{number}")), Dice(chance).content(size)).unwrap();
+            }
+            let at_once = uppers.each_ref().map(|upper| {
+                with(directory_layer(upper), json!({"whiteouts": "overlay", "without": without, "clamp": 0}))
+            });
+            let kept = uppers.each_ref().map(|upper| {
+                let layer = with(directory_layer(upper), json!({"whiteouts": "keep", "clamp": 0}));
+                let path = upper.with_extension("squashfs");
+                squash(&path, json!([layer]), packing.clone()).ok();
+                with(image_layer(&path), json!({"whiteouts": "overlay", "without": without}))
+            });
+            let passed_on = kept.each_ref().map(|layer| with(layer.clone(), json!({"packed": packing})));
+            images.push(image(&passed_on));
+            images.push(image(&kept));
+            images.push(image(&at_once));
+        }
+        assert!(images.iter().all(|image| *image == images[0]), "{seed} {compressor}");
+    }
+}
+
+#[test]
+fn large_files_of_a_layer_are_passed_on_and_not_packed_again() {
+    let work = TempDir::new().unwrap();
+    let tree = work.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("large"), Dice(1).content(4096).repeat(3)).unwrap();
+    let packing = json!({"compressor": "zstd", "level": null, "block_size": 4096});
+    let path = work.path().join("layer");
+    squash(&path, json!([directory_layer(&tree)]), packing.clone()).ok();
+    // The first block cannot be unpacked any more: who reads it fails.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[110..130].fill(0xFF);
+    std::fs::write(&path, bytes).unwrap();
+    let layer = with(image_layer(&path), json!({"whiteouts": "overlay", "without": ["nothing"]}));
+    let read = squash(&work.path().join("read"), json!([layer]), packing.clone());
+    assert_eq!(read.code(), "corrupt");
+    made(work.path(), json!([with(layer, json!({"packed": packing}))]), packing);
 }

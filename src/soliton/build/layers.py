@@ -166,7 +166,10 @@ def records(job: Job, state: StageState, without: list[str]) -> list[Layer]:
         "without": without,
         "owners": owners(job),
     }
-    found: list[Layer] = [{**record(layer), **common} for layer in state.layers]
+    how = packing(job, state)
+    # The image takes their large files as they are packed.
+    packed = {"compressor": how.compressor, "level": how.level, "block_size": how.block_size}
+    found: list[Layer] = [{**record(layer), **common, "packed": packed} for layer in state.layers]
     if state.upper is not None:
         found.append({"kind": "directory", "path": state.upper, "clamp": state.epoch, **common})
     return found

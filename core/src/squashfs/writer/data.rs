@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::io;
 
 use sha2::{Digest, Sha256};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::pipeline::{Pipeline, Written};
 use super::{Fragment, Stretch};
+use crate::squashfs::format::DATA_RAW;
 
 /// Blocks of one file that the reader takes: 2 TiB at the default block size.
 const MOST_BLOCKS: u64 = 1 << 24;
@@ -27,12 +27,8 @@ pub struct DataWriter {
     size: u64,
     block: Vec<u8>,
     sparse: u64,
-    /// Of the blocks of zeros seen last, bytes that the hash has not taken yet: it must not tell whether they came
-    /// as one hole, as several, or as bytes.
-    zeros: u64,
     /// Blocks of zeros in all files so far.
     hole_blocks: usize,
-    hash: Box<Xxh3>,
     fragment: Vec<u8>,
     fragments: u32,
     /// Where small files are: fragment and offset.
@@ -57,9 +53,7 @@ impl DataWriter {
             size: 0,
             block: Vec::with_capacity(block_size as usize),
             sparse: 0,
-            zeros: 0,
             hole_blocks: 0,
-            hash: Box::new(Xxh3::new()),
             fragment: Vec::with_capacity(block_size as usize),
             fragments: 0,
             tails: HashMap::new(),
@@ -78,9 +72,6 @@ impl DataWriter {
         self.size = size;
         self.sparse = 0;
         self.block.clear();
-        if !self.is_small() {
-            self.hash.reset();
-        }
         Ok(())
     }
 
@@ -123,7 +114,6 @@ impl DataWriter {
             return Err(absurd("the sparse files"));
         }
         self.sparse += count as u64 * length;
-        self.zeros += count as u64 * length;
         self.pipeline.holes(count)
     }
 
@@ -133,18 +123,9 @@ impl DataWriter {
             self.block.clear();
             return self.holes(1, length);
         }
-        self.hash_zeros();
-        self.hash.update(&self.block);
         let mut fresh = self.pipeline.buffers.take();
         fresh.reserve(self.block_size);
         self.pipeline.block(std::mem::replace(&mut self.block, fresh))
-    }
-
-    fn hash_zeros(&mut self) {
-        if self.zeros > 0 {
-            self.hash.update(&self.zeros.to_le_bytes());
-            self.zeros = 0;
-        }
     }
 
     /// Ends the file and gives its number.
@@ -161,11 +142,43 @@ impl DataWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        self.hash_zeros();
+        self.end_large(number)
+    }
+
+    fn end_large(&mut self, number: u32) -> io::Result<u32> {
         // A file of nothing but zeros would seem to have no blocks at all.
         let sparse = if self.sparse == self.size { self.size - 1 } else { self.sparse };
-        self.pipeline.file_end(number, self.size, self.hash.digest128(), sparse)?;
+        self.pipeline.file_end(number, self.size, sparse)?;
         Ok(number)
+    }
+
+    /// A whole file of a block or more as blocks that are packed already, just as this writer packs: a size word each, and `read`, which
+    /// fills a buffer with what is stored from some offset on. Gives the file's number. It becomes the bytes that its content would.
+    pub fn packed(
+        &mut self,
+        size: u64,
+        words: &[u32],
+        read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<()>,
+    ) -> io::Result<u32> {
+        self.begin(size)?;
+        let block_size = self.block_size as u64;
+        let (mut left, mut at) = (size, 0);
+        for &word in words {
+            let length = (word & !DATA_RAW) as usize;
+            if length == 0 {
+                self.holes(1, left.min(block_size))?;
+            } else {
+                let mut bytes = self.pipeline.buffers.take();
+                bytes.resize(length, 0);
+                read(&mut bytes, at)?;
+                self.pipeline.packed(bytes, word)?;
+            }
+            left = left.saturating_sub(block_size);
+            at += length as u64;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.end_large(number)
     }
 
     fn pack_tail(&mut self) -> io::Result<(u32, u32)> {

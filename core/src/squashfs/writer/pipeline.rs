@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::{Fragment, Stretch};
 use crate::squashfs::codec::{Encoder, Settings};
 use crate::squashfs::format::DATA_RAW;
@@ -57,7 +59,7 @@ struct Job {
 enum Step {
     Block(Arc<Slot>),
     Holes(usize),
-    FileEnd { file: u32, size: u64, hash: u128, sparse: u64 },
+    FileEnd { file: u32, size: u64, sparse: u64 },
     Fragment(Arc<Slot>),
 }
 
@@ -146,12 +148,18 @@ impl Pipeline {
         self.step(Step::Block(slot))
     }
 
+    /// A block that is packed already.
+    pub fn packed(&mut self, bytes: Vec<u8>, word: u32) -> io::Result<()> {
+        let result = Mutex::new(Some(Packed { bytes, word }));
+        self.step(Step::Block(Arc::new(Slot { result, ready: Condvar::new() })))
+    }
+
     pub fn holes(&mut self, count: usize) -> io::Result<()> {
         self.step(Step::Holes(count))
     }
 
-    pub fn file_end(&mut self, file: u32, size: u64, hash: u128, sparse: u64) -> io::Result<()> {
-        self.step(Step::FileEnd { file, size, hash, sparse })
+    pub fn file_end(&mut self, file: u32, size: u64, sparse: u64) -> io::Result<()> {
+        self.step(Step::FileEnd { file, size, sparse })
     }
 
     pub fn fragment(&mut self, raw: Vec<u8>) -> io::Result<()> {
@@ -206,7 +214,7 @@ impl Slot {
     }
 }
 
-/// Files of the same size and content hash: candidates for being the same.
+/// Files of the same size and the same hash of what is stored of them: candidates for being the same.
 type Candidates = HashMap<(u64, u128), Vec<u32>>;
 
 struct Sequencer {
@@ -219,6 +227,7 @@ struct Sequencer {
     /// Of the file being written.
     words: Vec<u32>,
     file_start: u64,
+    hash: Box<Xxh3>,
     known: Candidates,
     result: Written,
 }
@@ -233,6 +242,7 @@ impl Sequencer {
             pending_at: start,
             words: Vec::new(),
             file_start: start,
+            hash: Box::new(Xxh3::new()),
             known: HashMap::new(),
             result: Written { stretches: HashMap::new(), fragments: Vec::new(), end: start },
         }
@@ -242,14 +252,14 @@ impl Sequencer {
         while let Ok(step) = steps.recv() {
             match step {
                 Step::Block(slot) => {
-                    let word = self.append(&slot)?;
+                    let word = self.append(&slot, true)?;
                     self.words.push(word);
                 }
                 Step::Holes(count) => self.words.resize(self.words.len() + count, 0),
-                Step::FileEnd { file, size, hash, sparse } => self.file_end(file, size, hash, sparse)?,
+                Step::FileEnd { file, size, sparse } => self.file_end(file, size, sparse)?,
                 Step::Fragment(slot) => {
                     let position = self.end();
-                    let word = self.append(&slot)?;
+                    let word = self.append(&slot, false)?;
                     self.result.fragments.push(Fragment { position, word });
                     self.file_start = self.end();
                 }
@@ -265,8 +275,11 @@ impl Sequencer {
         self.pending_at + self.pending.len() as u64
     }
 
-    fn append(&mut self, slot: &Slot) -> io::Result<u32> {
+    fn append(&mut self, slot: &Slot, hashed: bool) -> io::Result<u32> {
         let packed = slot.wait();
+        if hashed {
+            self.hash.update(&packed.bytes);
+        }
         self.pending.extend_from_slice(&packed.bytes);
         self.written.fetch_add(packed.bytes.len() as u64, Ordering::Relaxed);
         self.buffers.give(packed.bytes);
@@ -284,9 +297,13 @@ impl Sequencer {
     }
 
     /// A file whose content is stored already gives its blocks back: the first in order stays.
-    fn file_end(&mut self, file: u32, size: u64, hash: u128, sparse: u64) -> io::Result<()> {
+    fn file_end(&mut self, file: u32, size: u64, sparse: u64) -> io::Result<()> {
         let words = std::mem::take(&mut self.words).into_boxed_slice();
         let start = self.file_start;
+        // Where the zeros are, too: files that differ in nothing else are not to be compared with one another.
+        words.iter().for_each(|word| self.hash.update(&word.to_le_bytes()));
+        let hash = self.hash.digest128();
+        self.hash.reset();
         let candidates = self.known.get(&(size, hash)).cloned().unwrap_or_default();
         for other in candidates {
             let Some(stretch) = self.result.stretches.get(&other).cloned() else { continue };
