@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::launch::locale;
 use crate::layers::{Failure, Result};
 use crate::plan::{DirectoryRoot, ImageRoot, Root};
 use crate::request::{self, Asking};
@@ -33,6 +34,9 @@ struct Request {
     root: Root,
     paths: Vec<Text>,
     limit: u64,
+    /// Names of which those are told that the image lacks.
+    #[serde(default)]
+    locales: Vec<Text>,
     events: RawFd,
 }
 
@@ -44,18 +48,64 @@ impl Asking for Request {
 
 /// Runs the verb; the exit status.
 pub fn run(fd: RawFd) -> i32 {
-    request::answer(fd, |request, _| read(&request).map(|files| request::one("files", files)))
+    request::answer(fd, |request, _| read(&request))
 }
 
 /// What a root can be asked.
 trait Place {
     /// Names in a directory; none if it is not there.
     fn names(&self, path: &[u8]) -> Result<Vec<Vec<u8>>>;
-    /// One record about a path, with at most `limit` bytes of its content.
-    fn describe(&self, path: &[u8], limit: u64) -> Result<Value>;
+    /// What is at a path, with at most `limit` bytes of a file's content.
+    fn look(&self, path: &[u8], limit: u64) -> Result<Found>;
 }
 
-fn read(request: &Request) -> Result<Vec<Value>> {
+/// What is at a path. data: of a file.
+struct Found {
+    kind: &'static str,
+    mode: u32,
+    size: u64,
+    data: Option<Vec<u8>>,
+}
+
+impl Found {
+    fn nothing() -> Found {
+        Found::of("missing", 0)
+    }
+
+    fn of(kind: &'static str, mode: u32) -> Found {
+        Found { kind, mode, size: 0, data: None }
+    }
+
+    fn file(mode: u32, size: u64, data: Vec<u8>) -> Found {
+        Found { kind: "file", mode, size, data: Some(data) }
+    }
+
+    fn record(&self, path: &[u8]) -> Value {
+        let Found { kind, mode, size, data } = self;
+        let path = String::from_utf8_lossy(path);
+        let mut record = json!({"path": path, "kind": kind, "mode": mode & 0o7777, "size": size});
+        if let Some(data) = data {
+            record["data"] = base64(data).into();
+            record["truncated"] = ((data.len() as u64) < *size).into();
+        }
+        record
+    }
+}
+
+/// A place in which locales are looked for.
+struct Locales<'a>(&'a dyn Place);
+
+impl locale::Files for Locales<'_> {
+    fn exists(&self, path: &str) -> bool {
+        self.0.look(path.as_bytes(), 0).is_ok_and(|found| found.kind != "missing")
+    }
+
+    fn beginning(&self, path: &str, length: usize) -> Option<Vec<u8>> {
+        self.0.look(path.as_bytes(), length as u64).ok()?.data
+    }
+}
+
+fn read(request: &Request) -> Result<Map<String, Value>> {
     let place: Box<dyn Place> = match &request.root {
         Root::Image(image) => Box::new(InImage(open_image(image)?)),
         Root::Directory(root) => Box::new(InDirectory(open_directory(root)?)),
@@ -65,9 +115,9 @@ fn read(request: &Request) -> Result<Vec<Value>> {
     let mut answers = Vec::new();
     let mut left = LARGEST_ANSWER;
     let mut describe = |path: &[u8]| -> Result<()> {
-        let answer = place.describe(path, request.limit.min(left))?;
-        left = left.saturating_sub(answer["data"].as_str().map_or(0, str::len) as u64);
-        answers.push(answer);
+        let answer = place.look(path, request.limit.min(left))?;
+        left = left.saturating_sub(answer.data.as_ref().map_or(0, Vec::len) as u64);
+        answers.push(answer.record(path));
         Ok(())
     };
     for path in &request.paths {
@@ -80,7 +130,9 @@ fn read(request: &Request) -> Result<Vec<Value>> {
             None => describe(path.as_bytes())?,
         }
     }
-    Ok(answers)
+    let lacking = locale::lacking(request.locales.iter(), &Locales(place.as_ref()));
+    let lacking: Vec<Value> = lacking.into_iter().map(|name| name.to_string().into()).collect();
+    Ok(Map::from_iter([("files".to_owned(), answers.into()), ("lacking".to_owned(), lacking.into())]))
 }
 
 fn open_image(image: &ImageRoot) -> Result<Image> {
@@ -98,16 +150,6 @@ fn open_directory(root: &DirectoryRoot) -> Result<OwnedFd> {
         return Err(named(Errno::STALE));
     }
     Ok(directory)
-}
-
-fn record(path: &[u8], kind: &str, mode: u32, size: u64) -> Value {
-    json!({"path": String::from_utf8_lossy(path), "kind": kind, "mode": mode & 0o7777, "size": size})
-}
-
-fn with_data(mut record: Value, data: &[u8], size: u64) -> Value {
-    record["data"] = base64(data).into();
-    record["truncated"] = ((data.len() as u64) < size).into();
-    record
 }
 
 struct InImage(Image);
@@ -140,18 +182,18 @@ impl Place for InImage {
         Ok(names)
     }
 
-    fn describe(&self, path: &[u8], limit: u64) -> Result<Value> {
-        let Some(inode) = self.find(path)? else { return Ok(record(path, "missing", 0, 0)) };
+    fn look(&self, path: &[u8], limit: u64) -> Result<Found> {
+        let Some(inode) = self.find(path)? else { return Ok(Found::nothing()) };
         let mode = u32::from(inode.mode);
         Ok(match &inode.data {
-            Data::Directory { .. } => record(path, "directory", mode, 0),
+            Data::Directory { .. } => Found::of("directory", mode),
             Data::File { .. } => {
                 let mut data = vec![0; inode.size.min(limit) as usize];
                 let count = self.0.read_file(&inode, 0, &mut data)?;
                 data.truncate(count);
-                with_data(record(path, "file", mode, inode.size), &data, inode.size)
+                Found::file(mode, inode.size, data)
             }
-            _ => record(path, "other", mode, 0),
+            _ => Found::of("other", mode),
         })
     }
 }
@@ -190,22 +232,22 @@ impl Place for InDirectory {
         Ok(names)
     }
 
-    fn describe(&self, path: &[u8], limit: u64) -> Result<Value> {
-        let Some(place) = self.open(path, OFlags::PATH)? else { return Ok(record(path, "missing", 0, 0)) };
+    fn look(&self, path: &[u8], limit: u64) -> Result<Found> {
+        let Some(place) = self.open(path, OFlags::PATH)? else { return Ok(Found::nothing()) };
         let status = File::from(place).metadata()?;
         if status.is_dir() {
-            return Ok(record(path, "directory", status.mode(), 0));
+            return Ok(Found::of("directory", status.mode()));
         }
         if !status.is_file() {
-            return Ok(record(path, "other", status.mode(), 0));
+            return Ok(Found::of("other", status.mode()));
         }
         // NONBLOCK: what was a file a moment ago may be a pipe now.
         let Some(file) = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)? else {
-            return Ok(record(path, "missing", 0, 0));
+            return Ok(Found::nothing());
         };
         let mut data = Vec::new();
         File::from(file).take(limit).read_to_end(&mut data)?;
-        Ok(with_data(record(path, "file", status.mode(), status.len()), &data, status.len()))
+        Ok(Found::file(status.mode(), status.len(), data))
     }
 }
 

@@ -232,3 +232,9 @@ def read_files(root: Any, paths: Sequence[str], *, limit: int = 1 << 20) -> dict
             truncated=entry.get("truncated", False),
         )
     return found
+
+
+def lacking_locales(root: Any, names: Sequence[str]) -> frozenset[str]:
+    """Which of these locales an image or directory lacks. root: as for `read_files`."""
+    answer = converse("read", {"root": encode(root), "paths": [], "limit": 0, "locales": list(names)})
+    return frozenset(answer["lacking"])

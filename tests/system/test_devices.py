@@ -201,6 +201,20 @@ def test_the_tool_s_end_is_seen_where_children_are_not_waited_for(
     assert "of the driver" in careless("exec", "--nvccli", busybox_sif, "cat", "/etc/smi").ok().out
 
 
+def test_what_nvidia_s_tool_will_do_is_explained(with_tool: Program, busybox_sif: Path) -> None:
+    asked = ("exec", "--explain", "--nvccli", busybox_sif, "true")
+    text = with_tool(*asked).ok().out
+    assert "Helpers" in text and "nvidia-container-cli --user configure --no-cgroups --device=all" in text
+    assert "adds the GPU's driver to the root, --nvccli" in text
+    assert "of memory and are forgotten (nvidia-container-cli writes there, --nvccli" in text
+    found = json.loads(with_tool(*asked[:2], "--json", *asked[2:]).ok().out)
+    ((words, why),) = found["helpers"]
+    assert words.endswith("ROOT") and why.endswith("--nvccli")
+    with_tool("config", "set", "--user", "use-nvidia-container-cli", "true").ok()
+    text = with_tool("exec", "--explain", "--nv", busybox_sif, "true").ok().out
+    assert "adds the GPU's driver to the root, use-nvidia-container-cli (" in text
+
+
 def test_a_site_may_use_nvidia_s_tool_for_everybody(with_tool: Program, busybox_sif: Path) -> None:
     with_tool("config", "set", "--user", "use-nvidia-container-cli", "true").ok()
     result = with_tool("exec", "--nv", busybox_sif, "cat", "/etc/told").ok()

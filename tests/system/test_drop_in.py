@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,21 @@ def test_a_locale_that_the_image_lacks_is_replaced(
         assert (result.err == "") == (given == inside), result.err
     if given != inside:
         assert result.err == f"INFO:    the locale `{given}` is not in the image; C.UTF-8 takes its place\n"
+    explained = json.loads(there("exec", "--explain", "--json", of_glibc, "true").ok().out)
+    (shown,) = (variable for variable in explained["environment"] if variable["name"] == "LC_ALL")
+    why = "your environment" if given == inside else f"the image lacks the locale {given}; guard, the default"
+    assert (shown["value"], shown["because"]) == (inside, why)
+
+
+def test_a_locale_is_looked_for_in_an_image_file_too(soliton: Program, of_glibc: Path) -> None:
+    soliton("build", "glibc.sif", of_glibc).ok()
+    there = soliton.having(LANG="fr_FR.UTF-8", LC_TIME="de_DE.UTF-8", LC_ALL="ru_RU.UTF-8")
+    text = there("exec", "--explain", "glibc.sif", "true").ok().out
+    (line,) = (line for line in text.splitlines() if "lacks the locale" in line)
+    assert line.split(maxsplit=1) == [
+        "LC_ALL=C.UTF-8",
+        "the image lacks the locale ru_RU.UTF-8; guard, the default",
+    ]
 
 
 def test_what_is_said_of_a_locale_is_said_once_and_only_where_it_matters(

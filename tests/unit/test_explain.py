@@ -25,7 +25,10 @@ SCRIPTS = {
 
 
 def explained(
-    line: str, variables: Mapping[str, str] | None = None, settings: Settings | None = None
+    line: str,
+    variables: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    lacking: frozenset[str] = frozenset(),
 ) -> Explanation:
     settings = settings or Settings()
     invocation = parse("soliton", line.split(), variables or {})
@@ -33,7 +36,7 @@ def explained(
     host = replace(CALLER, environment=variables or {})
     plan = compile_plan(request, IMAGE, IMAGE.path, settings.config, host)
     image = Image(IMAGE.path, "sif", IMAGE, os.stat("/"))
-    return explanation(request, image, plan, host, settings, SCRIPTS)
+    return explanation(request, image, plan, host, settings, SCRIPTS, lacking)
 
 
 def because(found: Explanation, target: str) -> str:
@@ -115,6 +118,20 @@ def test_every_variable_has_its_reason() -> None:
     }
     (lang,) = (v for v in explained("exec -e IMAGE x", given).environment if v.name == "LANG")
     assert (lang.value, lang.because) == ("C", "--cleanenv")
+
+
+def test_a_locale_that_the_image_lacks_is_told_where_it_would_have_passed() -> None:
+    given = {"LANG": "de_DE.UTF-8", "LC_TIME": "fr_FR.UTF-8", "LC_ALL": "de_DE.UTF-8"}
+    for line, variables, replaced in (
+        ("", {}, {"LANG", "LC_ALL"}),
+        ("--env LANG=de_DE.UTF-8", {}, {"LC_ALL"}),
+        ("", {"SOLITONENV_LC_ALL": "de_DE.UTF-8"}, {"LANG"}),
+        ("--no-guard", {}, set()),
+    ):
+        found = explained(f"exec {line} IMAGE x", {**given, **variables}, lacking=frozenset({"de_DE.UTF-8"}))
+        told = {v.name: v for v in found.environment if "lacks the locale de_DE.UTF-8" in v.because}
+        assert told.keys() == replaced, line
+        assert all(variable.value == "C.UTF-8" for variable in told.values())
 
 
 def test_it_is_text_for_people_and_json_for_programs() -> None:

@@ -4,7 +4,6 @@
 //! of locales. Mostly this costs a look for two files, and for `C` and `C.UTF-8` nothing.
 
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -23,26 +22,58 @@ const ARCHIVE: &str = "/usr/lib/locale/locale-archive";
 const MAGIC: u32 = 0xde02_0109;
 /// All locales of the world have names of a few tens of kilobytes.
 const LARGEST_NAMES: u32 = 1 << 20;
+/// Before them is their table, of twelve bytes for each.
+const FARTHEST_NAMES: u32 = 1 << 20;
+
+/// An image in which locales are looked for.
+pub trait Files {
+    fn exists(&self, path: &str) -> bool;
+    /// `length` bytes of a regular file from its start on, or as many as it has; `None` if it cannot be read.
+    fn beginning(&self, path: &str, length: usize) -> Option<Vec<u8>>;
+}
+
+/// The root that this process has entered.
+struct Entered;
+
+impl Files for Entered {
+    fn exists(&self, path: &str) -> bool {
+        rustix::fs::access(path, rustix::fs::Access::EXISTS).is_ok()
+    }
+
+    fn beginning(&self, path: &str, length: usize) -> Option<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+        file.metadata().ok()?.is_file().then_some(())?;
+        let mut found = Vec::new();
+        file.take(length as u64).read_to_end(&mut found).ok()?;
+        Some(found)
+    }
+}
+
+/// Which of these locales an image of glibc lacks, each once.
+pub fn lacking<'a>(names: impl Iterator<Item = &'a Text>, image: &impl Files) -> Vec<&'a Text> {
+    let mut wanted: Vec<&Text> = Vec::new();
+    for name in names.filter(|name| is_looked_for(name)) {
+        if !wanted.contains(&name) {
+            wanted.push(name);
+        }
+    }
+    if wanted.is_empty() || !image.exists(OF_GLIBC) {
+        return Vec::new();
+    }
+    wanted.retain(|name| !has(name, image));
+    wanted
+}
 
 /// The process with other locales where the image lacks the caller's; `None`: they may stay. The user is told.
 pub fn fallen_back(process: &Process) -> Option<Process> {
     let rule = process.locale.as_ref()?;
     let wish = &process.environment;
     let named = |key: &Text| key.as_bytes() == LANG || key.as_bytes().starts_with(CATEGORY);
-    let mut asked: Vec<(&Text, &Text)> =
-        wish.host.iter().filter(|(key, value)| named(key) && is_looked_for(value)).collect();
+    let mut asked: Vec<(&Text, &Text)> = wish.host.iter().filter(|(key, _)| named(key)).collect();
     // What is meant for the container is not touched.
     asked.retain(|(key, _)| !wish.injected.contains_key(*key));
-    if asked.is_empty() || !exists(OF_GLIBC) {
-        return None;
-    }
-    let mut known: Vec<(&Text, bool)> = Vec::new();
-    for (_, value) in &asked {
-        if !known.iter().any(|(name, _)| name == value) {
-            known.push((value, has(value)));
-        }
-    }
-    let missing: Vec<&Text> = known.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
+    let missing = lacking(asked.iter().map(|(_, value)| *value), &Entered);
     if missing.is_empty() {
         return None;
     }
@@ -77,17 +108,13 @@ fn is_looked_for(value: &Text) -> bool {
         && !matches!(bytes, b"C" | b"POSIX" | b"C.UTF-8" | b"C.utf8")
 }
 
-fn exists(path: &str) -> bool {
-    rustix::fs::access(path, rustix::fs::Access::EXISTS).is_ok()
-}
-
-fn has(locale: &Text) -> bool {
+fn has(locale: &Text, image: &impl Files) -> bool {
     let (given, usual) = (locale.to_string(), normalized(&locale.to_string()));
-    let listed = |name: &str| exists(&format!("{FOLDER}/{name}/LC_CTYPE"));
+    let listed = |name: &str| image.exists(&format!("{FOLDER}/{name}/LC_CTYPE"));
     if listed(&usual) || (given != usual && listed(&given)) {
         return true;
     }
-    match names_in_archive() {
+    match names_in_archive(image) {
         Some(names) => names.split(|&byte| byte == 0).any(|name| name == usual.as_bytes()),
         None => false,
     }
@@ -107,21 +134,16 @@ fn normalized(name: &str) -> String {
 }
 
 /// The names in the archive, each behind a zero; `None` where there is no archive, or none that makes sense.
-fn names_in_archive() -> Option<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut file = std::fs::File::from(rustix::fs::open(ARCHIVE, flags, Mode::empty()).ok()?);
-    file.metadata().ok()?.is_file().then_some(())?;
-    let mut head = [0u8; 32];
-    file.read_exact(&mut head).ok()?;
-    let (start, used) = place_of_names(&head)?;
-    let mut names = vec![0; used as usize];
-    file.read_exact_at(&mut names, u64::from(start)).ok()?;
-    Some(names)
+fn names_in_archive(image: &impl Files) -> Option<Vec<u8>> {
+    let (start, used) = place_of_names(image.beginning(ARCHIVE, 32)?.first_chunk()?)?;
+    let end = (start + used) as usize;
+    let mut names = image.beginning(ARCHIVE, end)?;
+    (names.len() == end).then(|| names.split_off(start as usize))
 }
 
 fn place_of_names(head: &[u8; 32]) -> Option<(u32, u32)> {
     let word = |index: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| head[4 * index + byte]));
-    (word(0) == MAGIC && word(6) <= LARGEST_NAMES).then(|| (word(5), word(6)))
+    (word(0) == MAGIC && word(5) <= FARTHEST_NAMES && word(6) <= LARGEST_NAMES).then(|| (word(5), word(6)))
 }
 
 #[cfg(test)]
@@ -162,5 +184,6 @@ mod tests {
         assert_eq!(head([MAGIC, 0, 56, 1, 1, 68, 12, 12]), Some((68, 12)));
         assert_eq!(head([MAGIC + 1, 0, 56, 1, 1, 68, 12, 12]), None);
         assert_eq!(head([MAGIC, 0, 56, 1, 1, 68, u32::MAX, 12]), None);
+        assert_eq!(head([MAGIC, 0, 56, 1, 1, u32::MAX, 12, 12]), None);
     }
 }

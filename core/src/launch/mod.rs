@@ -19,7 +19,7 @@ pub mod instance;
 pub mod join;
 pub mod kernel;
 mod label;
-mod locale;
+pub mod locale;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;

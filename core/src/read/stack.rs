@@ -8,9 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use serde_json::Value;
 
-use super::{MOST_NAMES, Place, open_directory, open_image, record, with_data};
+use super::{MOST_NAMES, Place, open_directory, open_image};
 use crate::layers::{Failure, Result, is_opaque_mark};
 use crate::plan::Root;
 use crate::squashfs::format::{Error, kind};
@@ -204,12 +203,10 @@ impl Place for Stack {
         Ok(shown.into_iter().collect())
     }
 
-    fn describe(&self, path: &[u8], limit: u64) -> Result<Value> {
-        let Some(found) = self.find(path)?.into_iter().next() else {
-            return Ok(record(path, "missing", 0, 0));
-        };
+    fn look(&self, path: &[u8], limit: u64) -> Result<super::Found> {
+        let Some(found) = self.find(path)?.into_iter().next() else { return Ok(super::Found::nothing()) };
         Ok(match found.what {
-            What::Directory(folder) => record(path, "directory", folder.mode, 0),
+            What::Directory(folder) => super::Found::of("directory", folder.mode),
             What::File(handle, mode, size) => {
                 let wanted = size.min(limit) as usize;
                 let data = match (&self.0[found.layer], &handle) {
@@ -222,17 +219,17 @@ impl Place for Stack {
                     (_, Handle::Host(fd)) => match read_host(fd, wanted) {
                         Ok(data) => data,
                         // Not for this user.
-                        Err(Errno::ACCESS | Errno::PERM) => return Ok(record(path, "missing", 0, 0)),
+                        Err(Errno::ACCESS | Errno::PERM) => return Ok(super::Found::nothing()),
                         Err(errno) => {
                             return Err(Failure::from(std::io::Error::from(errno)).at(path));
                         }
                     },
                     _ => Vec::new(),
                 };
-                with_data(record(path, "file", mode, size), &data, size)
+                super::Found::file(mode, size, data)
             }
-            What::Other(mode) => record(path, "other", mode, 0),
-            What::Link(_) | What::Whiteout => record(path, "missing", 0, 0),
+            What::Other(mode) => super::Found::of("other", mode),
+            What::Link(_) | What::Whiteout => super::Found::nothing(),
         })
     }
 }

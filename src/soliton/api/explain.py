@@ -71,7 +71,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Explanation:
-    """namespaces: name and reason. left_out: variables of the caller that do not pass, and why. plan: as the core would get it."""
+    """namespaces: name and reason. helpers: command lines of the host's programs that take part, and why. left_out: variables of the caller that do not pass, and why. plan: as the core would get it."""
 
     image: str
     kind: str
@@ -80,6 +80,7 @@ class Explanation:
     root: str
     starts_in: tuple[str, ...]
     namespaces: tuple[tuple[str, str], ...]
+    helpers: tuple[tuple[str, str], ...]
     mounts: tuple[Shown, ...]
     environment: tuple[Variable, ...]
     left_out: tuple[tuple[str, str], ...]
@@ -92,7 +93,9 @@ def explain(request: ActionRequest, fetching: Callable[[], PullOptions] | None =
     host = look()
     plan = compiler(request, image)(host)
     require_free(request, image, plan)
-    return explanation(request, image, plan, host, configuration.current(), scripts(image))
+    return explanation(
+        request, image, plan, host, configuration.current(), scripts(image), lacking_locales(image, plan)
+    )
 
 
 def scripts(image: Image) -> dict[str, str]:
@@ -107,6 +110,23 @@ def scripts(image: Image) -> dict[str, str]:
     }
 
 
+def lacking_locales(image: Image, plan: Plan) -> frozenset[str]:
+    """The locales of the caller's that something else takes the place of."""
+    if image.root is None or plan.process.locale is None:
+        return frozenset()
+    return core.lacking_locales(image.root, sorted(set(_locales(plan).values())))
+
+
+def _locales(plan: Plan) -> dict[str, str]:
+    """Variables that name locales, but for what is meant for the container (`core/src/launch/locale.rs` does likewise)."""
+    environment = plan.process.environment
+    return {
+        name: value
+        for name, value in environment.host.items()
+        if (name == "LANG" or name.startswith("LC_")) and name not in environment.injected
+    }
+
+
 def explanation(
     request: ActionRequest,
     image: Image,
@@ -114,10 +134,11 @@ def explanation(
     host: Host,
     settings: Settings,
     of_image: Mapping[str, str],
+    lacking: frozenset[str] = frozenset(),
 ) -> Explanation:
-    """of_image: see `scripts`."""
+    """of_image: see `scripts`. lacking: see `lacking_locales`."""
     because = _Because(request, settings)
-    variables, left_out = _environment(request, plan, host, settings, of_image, because)
+    variables, left_out = _environment(request, plan, host, settings, of_image, lacking, because)
     names = {"pid": "pid", "ipc": "ipc", "uts": "uts", "net": "net"}
     namespaces = [("mount", "always")]
     if plan.identity.uid_map:
@@ -131,6 +152,7 @@ def explanation(
         root=_root(plan, because),
         starts_in=plan.process.cwd,
         namespaces=tuple(namespaces),
+        helpers=_helpers(plan, because),
         mounts=tuple(_shown(mount, because) for mount in plan.mounts),
         environment=variables,
         left_out=left_out,
@@ -189,7 +211,10 @@ def _root(plan: Plan, because: _Because) -> str:
         case ReadOnlySurface():
             return f"read-only, {DEFAULT}"
         case TmpfsSurface(size=size):
-            return f"writes go to {size >> 20} MiB of memory and are forgotten ({because.option('writable-tmpfs')}; {because.directive('sessiondir-max-size')})"
+            asked = because.option("writable-tmpfs")
+            if plan.outfitter and not because.request.settled().writable_tmpfs:
+                asked = f"nvidia-container-cli writes there, {_nvidia_tool(because)}"
+            return f"writes go to {size >> 20} MiB of memory and are forgotten ({asked}; {because.directive('sessiondir-max-size')})"
         case UpperSurface(upper=upper, image=inside):
             asked = because.option("writable" if because.request.writable else "overlay")
             return f"writes go to {inside.path if inside else upper} ({asked})"
@@ -197,6 +222,23 @@ def _root(plan: Plan, because: _Because) -> str:
             return f"writable ({because.option('writable')})"
         case other:
             return type(other).__name__
+
+
+def _nvidia_tool(because: _Because) -> str:
+    if because.request.nvccli:
+        return because.option("nvccli")
+    return because.directive("use-nvidia-container-cli")
+
+
+def _helpers(plan: Plan, because: _Because) -> tuple[tuple[str, str], ...]:
+    found = []
+    if plan.helper is not None:
+        found.append((" ".join(plan.helper.argv), f"connects the network, {because.option('net')}"))
+    if plan.outfitter:
+        found.append(
+            (" ".join(plan.outfitter), f"adds the GPU's driver to the root, {_nvidia_tool(because)}")
+        )
+    return tuple(found)
 
 
 def _shown(mount: Mount, because: _Because) -> Shown:
@@ -234,6 +276,7 @@ def _environment(
     host: Host,
     settings: Settings,
     of_image: Mapping[str, str],
+    lacking: frozenset[str],
     because: _Because,
 ) -> tuple[tuple[Variable, ...], tuple[tuple[str, str], ...]]:
     request = request.settled()
@@ -253,6 +296,11 @@ def _environment(
         else:
             reason = f"guard ({because.directive('guard')})"
         found[name] = Variable(name, value, reason)
+    if plan.process.locale is not None:
+        for name, value in _locales(plan).items():
+            if value in lacking:
+                reason = f"the image lacks the locale {value}; {because.directive('guard')}"
+                found[name] = Variable(name, plan.process.locale.name, reason)
     if environment.scripts:
         for script, text in of_image.items():
             for name, value in _ASSIGNMENT.findall(text):

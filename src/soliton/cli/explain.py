@@ -41,6 +41,10 @@ def lines(found: Explanation) -> Iterator[str]:
                 ("Namespaces" if at == 0 else "", f"{name}: {why}")
                 for at, (name, why) in enumerate(found.namespaces)
             ),
+            *(
+                ("Helpers" if at == 0 else "", f"{argv} ({why})")
+                for at, (argv, why) in enumerate(found.helpers)
+            ),
         ]
     )
     yield ""
