@@ -228,7 +228,7 @@ SECOND = FIRST + sif.DESCRIPTOR_SIZE
         (FIRST + 17, "<q", 0, "overlaps"),
         (FIRST + 17, "<q", 5000, "overlaps"),
         (FIRST + 25, "<q", 1 << 40, "of a file of"),
-        (32, "<q", 0, "not at byte 32"),
+        (32, "<q", 0, "no SIF header"),
     ],
 )
 def test_each_kind_of_damage_is_named(tmp_path: Path, at: int, form: str, value: int, why: str) -> None:

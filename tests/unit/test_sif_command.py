@@ -16,6 +16,7 @@ from soliton.cli.sif_text import header_text, info_text, listing, size_text, vis
 from soliton.errors import ImageError, SolitonError, UsageError
 from soliton.images import sif, sif_edit
 from soliton.images.sif_write import NewObject, definition, finish, plan_sif
+from tests.unit.test_detect import squashfs
 
 if TYPE_CHECKING:
     from soliton.cli.invocation import Value
@@ -210,15 +211,15 @@ def test_objects_are_added_in_the_lowest_free_slot_behind_all_others(tmp_path: P
     path = tmp_path / "a.sif"
     call("new", str(path))
     (tmp_path / "data").write_bytes(b"one")
-    (tmp_path / "fs").write_bytes(b"hsqs" * 1024)
-    call("add", str(path), str(tmp_path / "data"), datatype=7, filename="n", group=2, link=3)
+    (tmp_path / "fs").write_bytes(squashfs())
+    call("add", str(path), str(tmp_path / "data"), datatype=7, filename="n", group=2)
     call("add", str(path), str(tmp_path / "fs"), datatype=4, parttype=2, partfs=1, partarch=4)
-    call("add", str(path), str(tmp_path / "data"), datatype=6, alignment=512)
+    call("add", str(path), str(tmp_path / "data"), datatype=6, alignment=512, link=2)
     image = load(path)
     assert [(o.id, o.name, o.group, o.link, o.offset, o.size) for o in image.objects] == [
-        (1, "n", 2, 3, 32176, 3),
+        (1, "n", 2, 0, 32176, 3),
         (2, "fs", 1, 0, 32768, 4096),
-        (3, "data", 1, 0, 36864, 3),
+        (3, "data", 1, 2, 36864, 3),
     ]
     assert image.objects[1].padded_size == 4096 + 32768 - 32179
     assert image.architecture == "arm64"
@@ -234,7 +235,7 @@ def test_objects_are_added_in_the_lowest_free_slot_behind_all_others(tmp_path: P
 
 def test_a_second_root_is_refused_and_another_can_be_chosen(tmp_path: Path) -> None:
     path = str(small(tmp_path / "a.sif"))
-    (tmp_path / "fs").write_bytes(bytes(4096))
+    (tmp_path / "fs").write_bytes(squashfs())
     with pytest.raises(SolitonError, match="has a primary partition already"):
         call("add", path, str(tmp_path / "fs"), datatype=4, parttype=2, partfs=1, partarch=2)
     call("add", path, str(tmp_path / "fs"), datatype=4, parttype=1, partfs=1, partarch=4)
@@ -249,6 +250,31 @@ def test_a_second_root_is_refused_and_another_can_be_chosen(tmp_path: Path) -> N
         call("setprim", "1", path)
     call("del", "3", path)
     assert load(tmp_path / "a.sif").header.architecture == "00"
+
+
+def test_what_makes_no_sense_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.sif")
+    before = path.read_bytes()
+    (tmp_path / "data").write_bytes(b"x" * 4096)
+    (tmp_path / "cut").write_bytes(squashfs(used=9999))
+    partition: dict[str, Value] = {"datatype": 4, "parttype": 3, "partarch": 2}
+    refused: list[tuple[str, dict[str, Value], str]] = [
+        ("data", {"datatype": 7, "link": 99}, "there is no data object 99"),
+        ("data", {"datatype": 7, "alignment": 1 << 40}, "is not an alignment"),
+        ("data", {"datatype": 7, "alignment": -5}, "is not an alignment"),
+        ("data", {**partition, "partfs": 1}, "`data` is not a squashfs file system"),
+        ("cut", {**partition, "partfs": 1}, "`cut` is truncated"),
+        ("data", {**partition, "partfs": 2}, "`data` is not an ext3 file system"),
+    ]
+    for source, options, what in refused:
+        with pytest.raises(SolitonError, match=what):
+            call("add", str(path), str(tmp_path / source), **options)
+        assert path.read_bytes() == before
+    with pytest.raises(SolitonError, match="exists already") as told:
+        call("new", str(path))
+    assert "--force" not in (told.value.remedy or "")
+    with pytest.raises(ImageError, match="is not a SIF file"):
+        call("list", str(tmp_path / "data"))
 
 
 def test_an_image_without_times_stays_without(tmp_path: Path) -> None:

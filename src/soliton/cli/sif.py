@@ -23,8 +23,10 @@ from soliton.cli.sif_text import (
 )
 from soliton.errors import ImageError, SolitonError, UsageError
 from soliton.images import architecture, sif
+from soliton.images.detect import looks_like_ext3
 from soliton.images.sif import Descriptor, Sif
 from soliton.images.sif_write import NewObject
+from soliton.images.squashfs import check_superblock
 from soliton.record import replace
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ def new_object(invocation: Invocation, source: IO[bytes], name: str) -> NewObjec
                 why=f"{_choices(FILE_SYSTEMS)}; {_choices(ROLES)}; "
                 + ", ".join(f"{int(code)} {name}" for name, code in architecture.SIF_CODES.items()),
             )
+        _require_file_system(fs, source, name or "what is to be added")
         extra = sif.Partition(fs, role, code).pack()
     elif kind == sif.SIGNATURE:
         extra = _signature_extra(invocation.integer("signhash") or 0, invocation.text("signentity") or "")
@@ -142,6 +145,24 @@ def new_object(invocation: Invocation, source: IO[bytes], name: str) -> NewObjec
         group=_field(invocation, "group", 1),
         link=_field(invocation, "link", 0),
     )
+
+
+def _require_file_system(fs: int, source: IO[bytes], name: str) -> None:
+    """Raises for a partition that nobody could read: the whole image would be refused for it later."""
+    head = source.read(2048)
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    said = f"`--partfs {fs}` says that it is"
+    if fs == sif.FS_SQUASHFS:
+        if head[:4] != b"hsqs":
+            raise SolitonError(f"`{name}` is not a squashfs file system", why=said)
+        check_superblock(head, size, name, "it")
+    elif fs == sif.FS_EXT3 and not looks_like_ext3(head):
+        raise SolitonError(
+            f"`{name}` is not an ext3 file system",
+            why=f"{said}; it has no journal, or something that only ext4 knows",
+            remedy="make one with `overlay create` or `mkfs.ext3`",
+        )
 
 
 def _sha256(source: IO[bytes]) -> bytes:

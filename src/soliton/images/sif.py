@@ -257,15 +257,21 @@ def read_exactly(fd: int, offset: int, size: int, name: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _no_sif(name: str) -> ImageError:
+    return ImageError(f"`{name}` is not a SIF file", why="it has no SIF header")
+
+
 def parse_header(head: bytes, length: int, name: str) -> Header:
     """The header from the first bytes of a file of `length` bytes. Raises ImageError."""
     if len(head) < HEADER_SIZE:
         if head[MAGIC_OFFSET : MAGIC_OFFSET + len(MAGIC)] != MAGIC:
-            raise _damaged(name, "it has no SIF header")
+            raise _no_sif(name)
         raise _truncated(name, length, None)
     (launch, magic, version, arch, uid, created, modified, free, total, t_off, t_size, d_off, d_size) = (
         HEADER.unpack_from(head)
     )
+    if MAGIC not in head:
+        raise _no_sif(name)
     if magic != MAGIC:
         raise _damaged(name, f"the SIF magic is not at byte {MAGIC_OFFSET}")
     if version != VERSION:

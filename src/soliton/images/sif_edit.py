@@ -34,8 +34,14 @@ class _Edit:
     objects: tuple[Descriptor, ...]
 
 
-def create(path: str, *, force: bool = False) -> None:
+#: Larger than the blocks of any file system and the pages of any machine; the gap before an object is written out.
+MOST_ALIGNMENT = 16 << 20
+
+
+def create(path: str) -> None:
     """A SIF without objects."""
+    if os.path.lexists(path):
+        raise SolitonError(f"`{path}` exists already", remedy="remove it first, or choose another name")
     table = bytes(sif.DEFAULT_SLOTS * sif.DESCRIPTOR_SIZE)
     now = int(time.time())
     header = Header(
@@ -51,7 +57,7 @@ def create(path: str, *, force: bool = False) -> None:
         data_offset=sif.TABLE_OFFSET + len(table),
         data_size=0,
     )
-    with target.new_image(path, force=force) as file:
+    with target.new_image(path, force=False) as file:
         write_all(file.fd, table, sif.TABLE_OFFSET)
         write_all(file.fd, pack_header(header), 0)
 
@@ -61,12 +67,16 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
 
     alignment: bytes; by default 4096 for partitions, none for the rest. source: an open file whose whole content is the
     data, instead of item.data.
-    Raises SolitonError if there is no free descriptor, or a second root would come in.
+    Raises SolitonError if there is no free descriptor, the object is about one that is not there, or a second root would come in.
     """
     step = alignment if alignment is not None else 4096 if item.type == sif.PARTITION else 1
-    if step < 1:
-        raise SolitonError(f"{step} is not an alignment", remedy="give a number of bytes from 1 on")
+    if not 1 <= step <= MOST_ALIGNMENT:
+        raise SolitonError(
+            f"{step} is not an alignment", remedy=f"give a number of bytes from 1 to {MOST_ALIGNMENT}"
+        )
     with _locked(path) as (fd, image):
+        if item.link and image.by_id(item.link) is None:
+            raise _no_object(image, item.link, path)
         partition = _partition(item)
         primary = partition is not None and partition.role == sif.PART_PRIMARY
         if primary and image.primary is not None:
@@ -196,9 +206,13 @@ def _change(path: str, id: int, edit: Callable[[Sif, Descriptor], _Edit]) -> Non
     with _locked(path) as (fd, image):
         item = image.by_id(id)
         if item is None:
-            known = ", ".join(str(other.id) for other in image.objects)
-            raise SolitonError(f"there is no data object {id} in `{path}`", why=f"it has {known or 'none'}")
+            raise _no_object(image, id, path)
         _commit(fd, edit(image, item), path)
+
+
+def _no_object(image: Sif, id: int, path: str) -> SolitonError:
+    known = ", ".join(str(other.id) for other in image.objects)
+    return SolitonError(f"there is no data object {id} in `{path}`", why=f"it has {known or 'none'}")
 
 
 @contextmanager
