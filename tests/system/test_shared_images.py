@@ -118,16 +118,64 @@ def test_the_server_outlives_who_started_it_and_containers_outlive_the_server_s_
     wait_until(lambda: not servers_of(tmp_path))
 
 
-def test_what_starts_late_in_a_long_job_shares_too(own: Program, image: Path, tmp_path: Path) -> None:
+_ROOT = ("stat", "-c", "%d", "/")
+
+
+def test_containers_with_the_same_mount_points_are_in_one_file_system(own: Program, image: Path) -> None:
+    """So what the kernel has learnt of the image for one of them it knows for the others."""
+    missing = ("--bind", "/usr:/not/there", "--bind", "/etc/hosts:/a file")
+    first = own("exec", *missing, image, *_ROOT).ok().out
+    again = (
+        own("exec", "--pid", *missing, image, "sh", "-c", "stat -c %d / && ls /not/there '/a file'").ok().out
+    )
+    assert again.splitlines()[0] == first.strip() and "share" in again and "/a file" in again
+    other = (
+        own("exec", "--bind", "/usr:/elsewhere", image, "sh", "-c", "ls / && stat -c %d /").ok().out.split()
+    )
+    assert "elsewhere" in other and "not" not in other and other[-1] != first.strip()
+    without = own("exec", image, "sh", "-c", "ls /").ok().out.split()
+    assert not {"elsewhere", "not"} & set(without)
+    alone = own.having(SOLITON_IMAGE_SERVER="off")
+    assert (
+        alone("exec", *missing, image, "ls", "/not/there").ok().out
+        == own("exec", *missing, image, "ls", "/not/there").out
+    )
+
+
+def test_an_interpreter_s_question_whether_a_file_is_a_terminal_stays_in_the_kernel(
+    own: Program, image: Path
+) -> None:
+    kind = ("sh", "-c", "awk '$2 == \"/\" { print $3 }' /proc/mounts | tail -n 1")
+    assert own("exec", image, *kind).ok().out == "overlay\n"
+    assert own("exec", "--underlay", image, *kind).ok().out == "fuse.soliton\n"
+
+
+def test_a_server_keeps_only_so_many_sets_of_mount_points(own: Program, image: Path, tmp_path: Path) -> None:
+    running = own.start("exec", "--bind", "/usr:/first", image, "sh", "-c", "echo in; sleep 1000")
+    assert running.stdout and running.stdout.readline() == b"in\n"
+    for number in range(20):
+        assert own("exec", "--bind", f"/usr:/{number}", image, "ls", f"/{number}").ok().out
+    (server,) = servers_of(tmp_path)
+    mounts = Path(f"/proc/{server}/mountinfo").read_text()
+    assert 2 < mounts.count(" - overlay ") < 20
+    assert own("exec", "--bind", "/usr:/first", image, "ls", "/first").ok().out
+    running.kill()
+    running.wait()
+
+
+@pytest.mark.parametrize("options", [(), ("--bind", "/usr:/not/there")])
+def test_what_starts_late_in_a_long_job_shares_too(
+    own: Program, image: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     program = own.having(SOLITON_IMAGE_SERVER="1")
-    running = program.start("exec", image, "sleep", "1000")
+    running = program.start("exec", *options, image, "sh", "-c", "sleep 1000 > /dev/null 2>&1 &")
+    assert running.wait() == 0
     wait_until(lambda: servers_of(tmp_path))
     server = servers_of(tmp_path)
     time.sleep(2.5)
     program("exec", image, "true").ok()
     assert servers_of(tmp_path) == server
-    running.kill()
-    running.wait()
+    os.killpg(running.pid, signal.SIGKILL)
     wait_until(lambda: not servers_of(tmp_path))
 
 

@@ -134,9 +134,11 @@ fn assemble<'p>(
 ) -> Result<(Option<Inside>, fusemount::Programs<'p>), Failure> {
     let mut programs = fusemount::prepare(plan, umask, instance.map(Instance::logs))?;
     let image = image.map_or_else(|| root::OpenImage::of(plan), |image| Ok(Some(image)))?;
-    let (namespace, tree) = match shared::join(plan, image.as_ref()) {
-        Some(shared::Joined { user_namespace, tree }) => (Some(user_namespace), Some(tree)),
-        None => (None, None),
+    let (namespace, tree, shapes) = match shared::join(plan, image.as_ref()) {
+        Some(shared::Joined { user_namespace, tree, shapes }) => {
+            (Some(user_namespace), Some(tree), Some(shapes))
+        }
+        None => (None, None, None),
     };
     namespaces::enter(plan, namespace.as_ref().map(AsFd::as_fd))?;
     // Before there is a PID namespace: the server of an image belongs to no container.
@@ -149,6 +151,7 @@ fn assemble<'p>(
         plan::Surface::Direct => Vec::new(),
         _ => mounts::missing(opened.tree.as_fd(), &mut prepared)?,
     };
+    let (opened, missing) = opened.shaped(plan, missing, shapes);
     let copies = copies.find()?;
     let place = root::place(plan)?;
     let session = session::Session::start_but(if plan.outfitter.is_empty() { &[] } else { outfit::NEEDED })?;

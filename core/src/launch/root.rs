@@ -23,7 +23,7 @@ use crate::plan::{DirectoryRoot, ExtRoot, ImageRoot, Layer, Plan, Root, Seen, Su
 use crate::squashfs::format as squashfs;
 use crate::squashfs::reader::Image;
 use crate::text::Text;
-use crate::{ext, fuse, source};
+use crate::{ext, fuse, shared, source};
 
 /// A root that is attached nowhere yet, and the writable layer that goes over it.
 pub struct Opened {
@@ -65,6 +65,22 @@ fn open_image(image: &ImageRoot) -> Result<OpenImage, Failure> {
     let opened = source::file(&image.path, image.seen, false);
     let (file, status) = opened.map_err(|error| unreadable(image, &error.into()))?;
     Ok(OpenImage { file: Arc::new(file), status })
+}
+
+impl Opened {
+    /// The root in a shape that already has what is missing, where the server that shares it has one; what is then still missing.
+    pub fn shaped(
+        self,
+        plan: &Plan,
+        missing: Vec<Missing>,
+        shapes: Option<shared::Shaper>,
+    ) -> (Opened, Vec<Missing>) {
+        let fits = matches!(plan.surface, Surface::ReadOnly(Layer::Auto | Layer::Overlay));
+        match shapes.filter(|_| fits).and_then(|shapes| shapes.shape(&missing)) {
+            Some(tree) => (Opened { tree, ..self }, Vec::new()),
+            None => (self, missing),
+        }
+    }
 }
 
 /// Opens a plan's root and upper directories on the host. image: the root, where it is one. shared: the same, if another
@@ -403,23 +419,32 @@ fn lower_layers(
     if missing.is_empty() {
         return Ok(lower);
     }
-    let skeleton = session.directory("skeleton")?;
+    make_skeleton(session.directory("skeleton")?.as_fd(), image, missing)?;
+    Ok(format!("skeleton:{lower}"))
+}
+
+/// Makes an empty directory the tree of what is missing in an image.
+pub fn make_skeleton(
+    skeleton: BorrowedFd<'_>,
+    image: BorrowedFd<'_>,
+    missing: &[Missing],
+) -> Result<(), Failure> {
     let stat = resolve::kind_of(image).failed("image", "fstat")?.1;
-    imitate(skeleton.as_fd(), &stat).failed("mount", "chmod")?;
+    imitate(skeleton, &stat).failed("mount", "chmod")?;
     for Missing { target, location, kind } in missing {
         let mut made: Option<OwnedFd> = None;
         for (name, original) in &location.existing {
-            let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
+            let here = made.as_ref().map_or(skeleton, AsFd::as_fd);
             let next = resolve::make_directory(here, name, Mode::from_raw_mode(0o755));
             let stat = resolve::kind_of(original.as_fd()).failed("image", "fstat")?.1;
             made = Some(
                 next.and_then(|next| imitate(next.as_fd(), &stat).map(|()| next)).failed("mount", "mkdir")?,
             );
         }
-        let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
+        let here = made.as_ref().map_or(skeleton, AsFd::as_fd);
         resolve::make(here, &location.missing, *kind).failed_at("bind-target", "mkdir", target)?;
     }
-    Ok(format!("skeleton:{lower}"))
+    Ok(())
 }
 
 /// Gives a directory of the session the mode and, where the ids are mapped, the owner of the image's.
@@ -428,6 +453,11 @@ pub fn imitate(directory: BorrowedFd<'_>, original: &rustix::fs::Stat) -> Result
     let _ = rustix::fs::chownat(directory, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory));
     rustix::fs::chmod(path, Mode::from_raw_mode(original.st_mode & 0o7777))
+}
+
+/// An overlay of these layers, uppermost first, in which nothing can be written: attached nowhere, by an ordinary user.
+pub fn unwritable_overlay(layers: Vec<u8>) -> Result<OwnedFd, Failure> {
+    make_overlay(&overlay_options(layers, None, true), trees::INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// Mounts an overlay as the session's root.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -55,6 +55,14 @@ impl Session {
     pub fn attach(&self, tree: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
         rustix::fs::mkdirat(&self.mount, name, Mode::from_raw_mode(0o755)).failed("mount", "mkdir")?;
         trees::attach_at(tree, self.mount.as_fd(), name).failed("mount", "move_mount")
+    }
+
+    /// Takes away what `attach` has put there, and the directory.
+    pub fn detach(&self, name: &str) -> Result<(), Failure> {
+        self.within(|| {
+            rustix::mount::unmount(name, UnmountFlags::DETACH).failed("mount", "umount")?;
+            rustix::fs::unlinkat(CWD, name, AtFlags::REMOVEDIR).failed("mount", "rmdir")
+        })
     }
 
     /// A file of the session with this content, as a mount not attached yet.

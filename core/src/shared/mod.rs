@@ -1,7 +1,7 @@
 //! The shared image server: an image is mounted once per node, user and job, and every launch of the same kind joins.
 //!
 //! A server ([`server`]) lives in a user namespace of its own, with the image mounted in it. A launch that finds it gets two
-//! descriptors: the user namespace to enter, and a clone of the mount to attach wherever it likes. So containers of one job
+//! descriptors: the user namespace to enter, and clones of the mount, one of them in the shape that it needs ([`shapes`]), to attach wherever it likes. So containers of one job
 //! share what is decompressed and cached, and sit in one user namespace, which is what cross-memory attach asks for
 //! (ptrace(2), "Ptrace access mode checking"). Nothing is counted: a server with nobody in its user namespace detaches its own mount
 //! after the idle time, and lives on only as long as somebody holds a clone.
@@ -14,23 +14,25 @@
 
 mod key;
 mod server;
+mod shapes;
 
 use key::Key;
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect,
-    recvmsg, socket_with,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with,
 };
 use rustix::thread::UnshareFlags;
 
 use crate::launch::kernel::{self, Forked};
+use crate::launch::mounts::Missing;
 use crate::launch::root::OpenImage;
 use crate::plan::{Capabilities, Namespace, Plan, Root};
 use crate::squashfs::reader::Image;
@@ -38,12 +40,41 @@ use crate::store::Store;
 
 /// Where the servers' sockets are, below the user's private directory.
 const FOLDER: &str = "mounts";
+/// Descriptors in one answer of a server's.
+const MOST_DESCRIPTORS: usize = 3;
 
 /// What a launch takes over from the server.
 pub struct Joined {
     pub user_namespace: OwnedFd,
     /// The image as a mount that is attached nowhere.
     pub tree: OwnedFd,
+    pub shapes: Shaper,
+}
+
+/// What of the server a launch can have instead of the image as it is, before it lets go of it.
+pub struct Shaper {
+    /// The image under an overlay that adds nothing, where the kernel has given the server one.
+    plain: Option<OwnedFd>,
+    socket: OwnedFd,
+}
+
+impl Shaper {
+    /// The image with these mount points in it, as a mount that is attached nowhere; None where it is to be had as it is only.
+    pub fn shape(mut self, missing: &[Missing]) -> Option<OwnedFd> {
+        let plain = self.plain.take()?;
+        if missing.is_empty() {
+            return Some(plain);
+        }
+        send(self.socket.as_fd(), &shapes::wish(missing)?, &[]).ok()?;
+        receive(self.socket.as_fd())?.pop()
+    }
+}
+
+impl Drop for Shaper {
+    fn drop(&mut self) {
+        // Processes that were forked meanwhile have the socket too, and the server is not to wait for them.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
 }
 
 /// Finds or starts the server for a plan's image, which is `open`. `None`: the launch is on its own.
@@ -109,16 +140,34 @@ fn stream_socket() -> Result<OwnedFd, Errno> {
     socket_with(rustix::net::AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
-/// Asks a running server. It answers at once with the two descriptors.
+/// Asks a running server. It answers at once with the namespace, the image, and its plain shape if it has that.
 fn connect_to(store: &Store, key: &str) -> Option<Joined> {
     let socket = stream_socket().ok()?;
     connect(&socket, &address(store.directory(), key).ok()?).ok()?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    // None: it ended while the connection waited.
+    let mut descriptors = receive(socket.as_fd())?.into_iter();
+    let (user_namespace, tree) = (descriptors.next()?, descriptors.next()?);
+    Some(Joined { user_namespace, tree, shapes: Shaper { plain: descriptors.next(), socket } })
+}
+
+/// Sends bytes and descriptors at once.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    sendmsg(socket, &[std::io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// What a server answers; None if it is no more.
+fn receive(socket: BorrowedFd<'_>) -> Option<Vec<OwnedFd>> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = loop {
-        match recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut byte)], &mut control, flags) {
+        match recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut byte)], &mut control, flags) {
             Err(Errno::INTR) => {}
             other => break other.ok()?,
         }
@@ -129,12 +178,7 @@ fn connect_to(store: &Store, key: &str) -> Option<Joined> {
             descriptors.extend(rights);
         }
     }
-    let mut descriptors = descriptors.into_iter();
-    match (received.bytes, descriptors.next(), descriptors.next()) {
-        (1, Some(user_namespace), Some(tree)) => Some(Joined { user_namespace, tree }),
-        // It ended while the connection waited.
-        _ => None,
-    }
+    (received.bytes == 1).then_some(descriptors)
 }
 
 /// A lock that its holder's end, however it comes about, gives back. The file goes with the server.

@@ -1,22 +1,22 @@
 //! The process behind a shared image: holds the user namespace and the mount, gives both to whoever connects, and detaches
 //! the mount when nobody has come for a while and nobody is left who uses it.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
-use rustix::net::{
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, bind, listen, sendmsg,
-};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, bind, listen, recv};
 use rustix::thread::UnshareFlags;
 
-use super::{Key, Lock, above_standard, address, lock_of, own_namespace, stream_socket};
+use super::shapes::{LONGEST_WISH, Shapes};
+use super::{Key, Lock, above_standard, address, lock_of, own_namespace, send, stream_socket};
 use crate::fuse;
-use crate::launch::{identity, kernel, trees};
+use crate::launch::session::Session;
+use crate::launch::{identity, kernel};
 use crate::plan::{Identity, ImageRoot};
 use crate::squashfs::reader::Image;
 use crate::store::Store;
@@ -25,9 +25,10 @@ use crate::store::Store;
 const WAITING: i32 = 1024;
 /// Of more clients than this, those that have ended are forgotten at once.
 const MOST_CLIENTS: usize = 4096;
-/// Directories that the mount may cover in the server's own mount namespace: nothing it opens by path lies there (the standard
-/// library looks into /sys and /proc for the number of processors).
-const PLACES: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/boot", "/home", "/usr/local"];
+/// Launches that were answered and may still wish for a shape of the image; of more, the first ones have waited too long.
+const MOST_GUESTS: usize = 1024;
+/// Where the server's session must not be: the standard library looks for the number of processors there.
+const NEEDED: [&str; 2] = ["/sys", "/proc"];
 
 /// Serves until the last container has let go, in `namespace` if the job has one already; writes a byte to `ready` once launches are answered.
 #[allow(clippy::too_many_arguments, reason = "all of what the process holds")]
@@ -68,16 +69,16 @@ pub fn run(
         })
     };
     let serving = serving.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
-    let place = PLACES.into_iter().find(|place| trees::attach_at(mount.as_fd(), CWD, *place).is_ok());
-    let place = place.ok_or(Errno::NOENT)?;
-    drop(mount);
+    // After the threads are there: the image is looked into.
+    let shapes = Session::start_but(&NEEDED).and_then(|session| Shapes::of(mount, session));
+    let mut shapes = shapes.map_err(|failure| Errno::from_raw_os_error(failure.errno))?;
 
     let listener = Door::open(store.directory(), &key.server)?;
     let namespace = own_namespace("user")?;
     let _ = rustix::io::write(&ready, b"!");
     drop(ready);
-    keep(&listener, namespace.as_fd(), signals.as_fd(), place, idle, &store, key, &gone);
-    unmount(place, UnmountFlags::DETACH)?;
+    keep(&listener, namespace.as_fd(), signals.as_fd(), &mut shapes, idle, &store, key, &gone);
+    shapes.end().map_err(|failure| Errno::from_raw_os_error(failure.errno))?;
     drop((listener, namespace, store));
     // Containers may hold clones for as long as they like.
     let _ = serving.join();
@@ -86,15 +87,16 @@ pub fn run(
 
 /// Whether anybody who came still uses the image: a job that runs for hours goes on sharing with what it starts later. It is
 /// those who asked (`clients`), and whoever has the mount, in the namespace that servers of other images may share.
-fn is_joined(namespace: BorrowedFd<'_>, place: &str, clients: &mut Vec<i32>) -> bool {
-    let (Ok(own), Ok(mount), Ok(entries)) =
-        (rustix::fs::fstat(namespace), rustix::fs::stat(place), std::fs::read_dir("/proc"))
-    else {
+fn is_joined(namespace: BorrowedFd<'_>, shapes: &Shapes, clients: &mut Vec<i32>) -> bool {
+    let (Ok(own), Ok(entries)) = (rustix::fs::fstat(namespace), std::fs::read_dir("/proc")) else {
         return false;
     };
     let this = std::process::id() as i32;
-    let device =
-        format!(" {}:{} ", rustix::fs::major(mount.st_dev), rustix::fs::minor(mount.st_dev)).into_bytes();
+    let devices: Vec<Vec<u8>> = shapes
+        .mounts()
+        .filter_map(|mount| rustix::fs::fstat(mount).ok())
+        .map(|stat| format!(" {}:{} ", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)).into())
+        .collect();
     let inside: Vec<i32> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -105,7 +107,9 @@ fn is_joined(namespace: BorrowedFd<'_>, place: &str, clients: &mut Vec<i32>) -> 
         })
         .collect();
     clients.retain(|pid| inside.contains(pid));
-    let shows = |text: Vec<u8>| text.windows(device.len()).any(|part| part == device);
+    let shows = |text: Vec<u8>| {
+        devices.iter().any(|device| text.windows(device.len()).any(|part| part == device.as_slice()))
+    };
     !clients.is_empty()
         || inside.iter().any(|pid| std::fs::read(format!("/proc/{pid}/mountinfo")).is_ok_and(shows))
 }
@@ -137,7 +141,13 @@ impl Door {
     }
 
     /// Answers everybody who waits, and notes them; whether there was anybody.
-    fn answer(&self, namespace: BorrowedFd<'_>, place: &str, clients: &mut Vec<i32>) -> bool {
+    fn answer(
+        &self,
+        namespace: BorrowedFd<'_>,
+        shapes: &mut Shapes,
+        clients: &mut Vec<i32>,
+        guests: &mut VecDeque<OwnedFd>,
+    ) -> bool {
         let mut any = false;
         while let Ok(client) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             any = true;
@@ -148,21 +158,43 @@ impl Door {
                 clients.retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
             }
             // A client that is gone, or a clone that cannot be made: it mounts for itself.
-            let _ = give(client.as_fd(), namespace, place);
+            if give(client.as_fd(), namespace, shapes).is_ok() {
+                guests.push_back(client);
+            }
+            if guests.len() > MOST_GUESTS {
+                guests.pop_front();
+            }
         }
         any
     }
 }
 
-/// Sends the namespace and a clone of the mount. Nothing is read: a stopped client keeps nobody waiting.
-fn give(client: BorrowedFd<'_>, namespace: BorrowedFd<'_>, place: &str) -> Result<(), Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let clone = open_tree(CWD, place, flags)?;
-    let descriptors = [namespace, clone.as_fd()];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(client, &[std::io::IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL).map(drop)
+/// Sends the namespace and clones of the mount. Nothing is waited for: a stopped client keeps nobody waiting.
+fn give(client: BorrowedFd<'_>, namespace: BorrowedFd<'_>, shapes: &mut Shapes) -> Result<(), Errno> {
+    let (image, plain) = (shapes.image()?, shapes.get(&[]));
+    let descriptors: Vec<_> = [Some(namespace), Some(image.as_fd()), plain.as_ref().map(AsFd::as_fd)]
+        .into_iter()
+        .flatten()
+        .collect();
+    send(client, b"!", &descriptors)
+}
+
+/// Grants the wishes of those who have one, and forgets who has none any more.
+fn grant(guests: &mut VecDeque<OwnedFd>, shapes: &mut Shapes) {
+    guests.retain(|guest| {
+        let mut wish = [0; LONGEST_WISH];
+        // A launch sends all of it at once.
+        match recv(guest, wish.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => return true,
+            Ok((length, _)) if length > 0 => {
+                // Without a descriptor it goes on with the image as it is.
+                let shape = shapes.get(&wish[..length]);
+                let _ = send(guest.as_fd(), b"!", &Vec::from_iter(shape.as_ref().map(AsFd::as_fd)));
+            }
+            _ => {}
+        }
+        false
+    });
 }
 
 /// Answers launches until for `idle` seconds none has come and nobody is left who came, until SIGTERM, or until the mount is gone. When it returns no
@@ -172,7 +204,7 @@ fn keep(
     door: &Door,
     namespace: BorrowedFd<'_>,
     signals: BorrowedFd<'_>,
-    place: &str,
+    shapes: &mut Shapes,
     idle: u32,
     store: &Store,
     key: &Key,
@@ -182,9 +214,13 @@ fn keep(
     let lock = lock_of(&key.server);
     let mut asked = false;
     let mut clients = Vec::new();
+    let mut guests = VecDeque::new();
     loop {
-        let mut entries = [PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        let found = poll(&mut entries, Some(&limit));
+        let mut entries =
+            vec![PollFd::new(&door.listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        entries.extend(guests.iter().map(|guest| PollFd::new(guest, PollFlags::IN)));
+        // Without any idle time those who have just come are waited for all the same.
+        let found = poll(&mut entries, Some(&limit).filter(|_| idle > 0 || guests.is_empty()));
         if found == Err(Errno::INTR) {
             continue;
         }
@@ -192,7 +228,8 @@ fn keep(
         while let Some(arrived) = kernel::next_signal(signals) {
             asked |= arrived.signal == libc::SIGTERM;
         }
-        let served = door.answer(namespace, place, &mut clients);
+        grant(&mut guests, shapes);
+        let served = door.answer(namespace, shapes, &mut clients, &mut guests);
         if served && !asked {
             continue;
         }
@@ -200,7 +237,7 @@ fn keep(
             continue;
         }
         // Without any idle time nothing is waited for.
-        if !asked && idle > 0 && is_joined(namespace, place, &mut clients) {
+        if !asked && (!guests.is_empty() || idle > 0 && is_joined(namespace, shapes, &mut clients)) {
             continue;
         }
         // Whoever holds the lock is about to connect. Where the directory is gone, nobody can find this server any more.
@@ -213,7 +250,7 @@ fn keep(
             let _ = rustix::fs::unlinkat(store.directory(), &job, AtFlags::empty());
         }
         // Those who found the door before it was taken away.
-        door.answer(namespace, place, &mut clients);
+        door.answer(namespace, shapes, &mut clients, &mut guests);
         return;
     }
 }

@@ -1,0 +1,174 @@
+//! The shapes in which containers see a shared image: under an overlay without a writable layer, with the mount points that
+//! they need and the image lacks.
+//!
+//! An overlay of a container's own would look up every name anew for it, and be looked into by nobody else. One that is the
+//! server's is known to the kernel already when the next container comes. Where nothing is missing an overlay pays as well: an
+//! interpreter asks of each file that it opens whether it is a terminal, which overlayfs answers by itself, and FUSE by
+//! waking up the server.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::launch::failure::{Context, Failure};
+use crate::launch::mounts::Missing;
+use crate::launch::resolve::{Kind, Location};
+use crate::launch::session::Session;
+use crate::launch::{root, trees};
+use crate::text::Text;
+
+/// Shapes that are kept for those who come later; who is in another one keeps it.
+const MOST: usize = 16;
+/// Mount points of one shape, and the bytes in which a launch names them.
+const MOST_POINTS: usize = 64;
+pub const LONGEST_WISH: usize = 8 << 10;
+/// Room for directories and empty files.
+const SIZE: u64 = 1 << 20;
+
+/// Names of the server's session.
+const IMAGE: &str = "image";
+const SKELETON: &str = "skeleton";
+
+/// What a launch wishes for, in the form in which it is sent. None where there is more than a shape may have.
+pub fn wish(missing: &[Missing]) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    for Missing { location, kind, .. } in missing {
+        text.push(if *kind == Kind::Directory { b'd' } else { b'f' });
+        for name in location.names() {
+            text.push(b'/');
+            text.extend_from_slice(name);
+        }
+        text.push(0);
+    }
+    (missing.len() <= MOST_POINTS && text.len() <= LONGEST_WISH).then_some(text)
+}
+
+/// What was wished for; None if it is not in the form of [`wish`].
+fn points(wish: &[u8]) -> Option<Vec<(Text, Kind)>> {
+    if wish.is_empty() {
+        return Some(Vec::new());
+    }
+    let (0, lines) = wish.split_last()? else { return None };
+    let points = lines.split(|&byte| byte == 0).map(|line| match line.split_first()? {
+        (b'd', path) => Some((Text::new(path), Kind::Directory)),
+        (b'f', path) => Some((Text::new(path), Kind::File)),
+        _ => None,
+    });
+    points.collect::<Option<Vec<_>>>().filter(|points| points.len() <= MOST_POINTS)
+}
+
+pub struct Shapes {
+    session: Session,
+    /// The mounted image.
+    image: OwnedFd,
+    /// What there is, the latest used last.
+    made: VecDeque<Made>,
+    /// How many there have been.
+    count: u64,
+}
+
+/// A shape, attached in the session under its name: only what is attached can be cloned.
+struct Made {
+    wish: Vec<u8>,
+    name: String,
+    mount: OwnedFd,
+}
+
+impl Shapes {
+    /// Attaches the image in a session of the server's.
+    pub fn of(image: OwnedFd, session: Session) -> Result<Shapes, Failure> {
+        session.attach(image.as_fd(), IMAGE)?;
+        let mut shapes = Shapes { session, image, made: VecDeque::new(), count: 0 };
+        // Not every kernel lets users have overlays; then there is the image alone.
+        if let Ok(plain) = shapes.make(&[]) {
+            shapes.made.push_back(plain);
+        }
+        Ok(shapes)
+    }
+
+    /// The image as it is, for one more launch.
+    pub fn image(&self) -> Result<OwnedFd, Errno> {
+        trees::of_open(self.image.as_fd())
+    }
+
+    /// The image in the shape that was wished for, for one more launch. An empty wish is for the plain one.
+    pub fn get(&mut self, wish: &[u8]) -> Option<OwnedFd> {
+        let found = match self.made.iter().position(|made| made.wish == wish) {
+            Some(place) => self.made.remove(place)?,
+            None if wish.is_empty() => return None,
+            None => self.make(wish).ok()?,
+        };
+        let clone = trees::of_open(found.mount.as_fd()).ok();
+        self.made.push_back(found);
+        if self.made.len() > MOST {
+            let oldest = self.made.iter().position(|made| !made.wish.is_empty())?;
+            let gone = self.made.remove(oldest)?;
+            let _ = self.session.detach(&gone.name);
+        }
+        clone
+    }
+
+    /// Everything that containers may have as their root.
+    pub fn mounts(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.image.as_fd()).chain(self.made.iter().map(|made| made.mount.as_fd()))
+    }
+
+    fn make(&mut self, wish: &[u8]) -> Result<Made, Failure> {
+        let mut missing = Vec::new();
+        let points = points(wish).ok_or_else(|| Failure::because("mount", "the wish has another form"))?;
+        for (target, kind) in &points {
+            let location = Location::find(self.image.as_fd(), target).failed("mount", "openat2")?;
+            if !location.exists() {
+                missing.push(Missing { target: target.clone(), location, kind: *kind });
+            }
+        }
+        let skeleton = trees::tmpfs(SIZE, 0o755, trees::INERT).failed("mount", "tmpfs")?;
+        root::make_skeleton(skeleton.as_fd(), self.image.as_fd(), &missing)?;
+        self.session.attach(skeleton.as_fd(), SKELETON)?;
+        let layers = format!("{SKELETON}:{IMAGE}");
+        let mount = self.session.within(|| root::unwritable_overlay(layers.into_bytes()));
+        // The overlay keeps what it lies on.
+        self.session.detach(SKELETON)?;
+        let (mount, name) = (mount?, format!("shape{}", self.count));
+        self.count += 1;
+        self.session.attach(mount.as_fd(), &name)?;
+        Ok(Made { wish: wish.to_vec(), name, mount })
+    }
+
+    /// Lets go of everything; who has a clone keeps it.
+    pub fn end(self) -> Result<(), Failure> {
+        self.session.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(names: &[&str], kind: Kind) -> Missing {
+        let location = Location {
+            existing: Vec::new(),
+            missing: names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        };
+        Missing { target: Text::default(), location, kind }
+    }
+
+    #[test]
+    fn a_wish_is_read_as_it_was_written() {
+        let wanted = [missing(&["scratch", "a b"], Kind::Directory), missing(&["etc", "é"], Kind::File)];
+        let read = points(&wish(&wanted).unwrap()).unwrap();
+        assert_eq!(read, [(Text::from("/scratch/a b"), Kind::Directory), (Text::from("/etc/é"), Kind::File)]);
+    }
+
+    #[test]
+    fn too_large_a_wish_is_not_sent_and_what_is_no_wish_is_refused() {
+        let many: Vec<Missing> =
+            (0..=MOST_POINTS).map(|number| missing(&[&number.to_string()], Kind::File)).collect();
+        assert_eq!(wish(&many), None);
+        assert_eq!(wish(&[missing(&["x".repeat(LONGEST_WISH).as_str()], Kind::File)]), None);
+        for text in ["d/a", "x/a\0", "\0", "d/a\0\0"] {
+            assert_eq!(points(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}
