@@ -5,6 +5,8 @@
 //! ones (chown's own "leave it as it is") means that nothing was said of this part.
 
 pub const ATTRIBUTE: &std::ffi::CStr = c"user.rootlesscontainers";
+/// The same in an image that is only copied from, for links and pipes: the kernel gives nobody those of users.
+pub const ATTRIBUTE_OF_LINK: &std::ffi::CStr = c"security.rootlesscontainers";
 /// Nothing was said: the id of who owned it before counts.
 pub const UNSAID: u32 = u32::MAX;
 /// Two fields of a byte of tag and at most five of number.

@@ -530,6 +530,8 @@ pub struct Process {
     #[serde(default)]
     pub emulate_devices: bool,
     #[serde(default)]
+    pub owners: Option<Text>,
+    #[serde(default)]
     pub patience: Option<u32>,
     #[serde(default)]
     pub label: Option<Label>,

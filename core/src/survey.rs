@@ -126,8 +126,14 @@ fn survey(request: &Request, events: &Events) -> Result<usize> {
         }
         Root::Directory(root) => {
             enter()?;
-            let how =
-                Reading { marks: Marks::Ordinary, exclude: &[], without: &[], clamp: None, recorded: false };
+            let how = Reading {
+                marks: Marks::Ordinary,
+                exclude: &[],
+                without: &[],
+                clamp: None,
+                recorded: false,
+                kept: None,
+            };
             let none = std::collections::HashSet::new();
             let wanted = if request.contents { Wanted::Everything } else { Wanted::Only(&none) };
             directory::read(root.path.as_path(), how, 0, &wanted, &count, &mut sink)?

@@ -438,18 +438,24 @@ def test_owners_that_steps_give_count_in_the_image(soliton: Program, busybox_sif
         "  chown 7 /a/file && chown :8 /a/file && mv /a/file /a/moved && ln /a/moved /a/hard\n"
         "  chmod 4755 /b/file && chown 9:9 /b/file && ! chown 1 /none && ln -s /a/moved /b/link && chown 10 /b/link\n"
         "  chown 1 /dev/stdout /proc/self/status || true\n"
-        "  mkdir -p /c/d && chown 3000000:3 /c || chown 3:3 /c\n",
+        "  mkdir -p /c/d && chown 3000000:3 /c || chown 3:3 /c\n"
+        "  ln -s /a/moved /c/new && busybox mkfifo /c/pipe && chown -h 11:12 /c/new && chown -R 13 /c/pipe && mv /c/new /a/link\n"
+        "  ln -s x /c/gone && chown -h 14:14 /c/gone && rm /c/gone && ln -s x /c/other && chown -hR 15:15 /c/d\n",
     )
     soliton("build", "base.sif", "recipe.def").ok()
     files = listing(soliton, "base.sif")
-    assert {path: files[path][1] for path in ("/a", "/a/moved", "/a/hard", "/b", "/b/file", "/c/d")} == {
+    expected = {
         "/a": "5/6",
         "/a/moved": "10/0",
         "/a/hard": "10/0",
+        "/a/link": "11/12",
         "/b": "0/0",
         "/b/file": "9/9",
-        "/c/d": "0/0",
+        "/c/d": "15/15",
+        "/c/pipe": "13/0",
+        "/c/other": "0/0",
     }
+    assert {path: files[path][1] for path in expected} == expected
     assert files["/b/file"][0] == "-rwxr-xr-x"
     # Upon that image: what is not changed stays, what is written to keeps its owner, what is made anew is root's.
     write(

@@ -7,6 +7,7 @@ import http.server
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 
+from tests.system.judges import listing
 from tests.system.program import Program, Result
 
 
@@ -112,6 +114,56 @@ def test_copies_keep_parents_and_leave_out_what_is_excluded(project: Program) ->
     assert "up to date" in project("build", "--force", "image.sif", ".").ok().err
     missing = build(project, "FROM ./base.sif\nCOPY --from=0 /none* /x/\n")
     assert missing.status == 255 and "there is no `/none*` in `0`" in missing.err
+
+
+def test_a_user_carries_out_its_steps_and_owns_what_they_make(project: Program) -> None:
+    """With subordinate ids it is that user; without, the one id there is has its number, and new files get it as owner."""
+    (project.cwd / "linked").mkdir()
+    (project.cwd / "linked" / "link").symlink_to("to")
+    owned = ["--owner=12", "--group=13", "--numeric-owner"]
+    subprocess.run(
+        ["tar", "-C", project.cwd / "linked", *owned, "-cf", project.cwd / "a.tar", "."], check=True
+    )
+    text = """\
+RUN mkdir -p /home/jo /etc/kept && echo jo:x:1234:1235::/home/jo:/bin/sh >> /etc/passwd && chown 1234:1235 /home/jo
+COPY --chown=33:33 app.txt /etc/kept/file
+COPY app.txt /etc/kept/again
+RUN chown 44 /etc/kept/again
+COPY app.txt /etc/kept/again
+ADD a.tar /unpacked/
+USER jo
+WORKDIR /made/by/jo
+RUN test "$(id -u):$(id -g):$HOME" = 1234:1235:/home/jo && echo new > file && ln -s file link && busybox mkfifo pipe
+RUN echo more >> file; rm link; ln -s file ~/link; mkdir -p ~/deep/er; echo more >> ~/deep/file; touch ~/deep/file
+USER root
+RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
+"""
+    (project.cwd / "app.txt").write_text("app\n")
+    build(project, text).ok()
+    found = listing(project, "image.sif")
+    expected = {
+        "/etc/kept": "0/0",
+        "/etc/kept/file": "33/33",
+        "/etc/kept/again": "0/0",
+        "/unpacked/link": "12/13",
+        "/home/jo": "1234/1235",
+        "/home/jo/link": "1234/1235",
+        "/home/jo/deep/er": "1234/1235",
+        "/home/jo/deep/file": "1234/1235",
+        "/made/by/jo": "1234/1235",
+        "/made/by/jo/file": "1234/1235",
+        "/made/by/jo/pipe": "1234/1235",
+        "/made": "0/0",
+        "/made/root": "0/0",
+        "/made/link": "0/0",
+        "/tmp": "0/0",
+    }
+    assert {path: found[path][1] for path in expected} == expected
+    # The same from the cache, under another last step.
+    again = build(project, text + "RUN true\n").ok().err
+    assert again.count("(cached)") == 10
+    found = listing(project, "image.sif")
+    assert {path: found[path][1] for path in expected} == expected
 
 
 def test_a_run_has_the_network_that_it_asks_for(project: Program) -> None:

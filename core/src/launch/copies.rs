@@ -8,9 +8,10 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat,
 use rustix::io::Errno;
 
 use super::failure::{Context, Failure, warn};
+use super::notes::Notes;
 use super::resolve::{self, Kind, Location};
 use super::{glob, root};
-use crate::owner::{ATTRIBUTE, Owner};
+use crate::owner::{ATTRIBUTE, ATTRIBUTE_OF_LINK, LONGEST, Owner};
 use crate::plan::{Copy, Plan, Root};
 use crate::text::Text;
 
@@ -76,11 +77,12 @@ impl<'p> Opened<'p> {
 
 impl Found<'_> {
     /// Copies everything into `target`, the assembled root.
-    pub fn carry_out(&self, target: BorrowedFd<'_>) -> Result<(), Failure> {
+    pub fn carry_out(&self, target: BorrowedFd<'_>, notes: Option<&Notes>) -> Result<(), Failure> {
         for (copy, places) in self.opened.copies.iter().zip(&self.sources) {
             let mut work = Work {
                 from: self.opened.root_of(copy),
                 to: target,
+                notes,
                 follow: copy.follow,
                 time: copy.time,
                 owner: copy.owner,
@@ -183,6 +185,7 @@ struct Parent {
 struct Work<'r> {
     from: BorrowedFd<'r>,
     to: BorrowedFd<'r>,
+    notes: Option<&'r Notes>,
     follow: bool,
     /// Of every copy, instead of its source's.
     time: Option<i64>,
@@ -247,7 +250,7 @@ impl Work<'_> {
                 rustix::fs::readlinkat(&place.fd, c"", Vec::new())
                     .and_then(|link| rustix::fs::symlinkat(link, &parent.fd, name))
                     .map_err(target)?;
-                self.own(parent.fd.as_fd(), name, &place.stat);
+                self.own_link(place, parent, name, &path);
                 self.date(parent.fd.as_fd(), name, &place.stat);
                 Ok(())
             }
@@ -255,7 +258,7 @@ impl Work<'_> {
                 clear(parent, name).map_err(target)?;
                 let mode = Mode::from_raw_mode(place.stat.st_mode & 0o7777);
                 rustix::fs::mknodat(&parent.fd, name, kind, mode, 0).map_err(target)?;
-                self.own(parent.fd.as_fd(), name, &place.stat);
+                self.own_link(place, parent, name, &path);
                 self.date(parent.fd.as_fd(), name, &place.stat);
                 Ok(())
             }
@@ -278,9 +281,9 @@ impl Work<'_> {
             CopyError::Write(errno) => target(errno),
         })?;
         if !self.follow {
-            copy_attributes(from.as_fd(), to.as_fd());
+            copy_attributes(from.as_fd(), to.as_fd(), self.owner.is_none());
         }
-        self.own(to.as_fd(), b"", &place.stat);
+        self.own(to.as_fd(), b"", path, &place.stat);
         rustix::fs::fchmod(&to, self.permissions(&place.stat)).map_err(target)?;
         rustix::fs::futimens(&to, &self.times(&place.stat)).map_err(target)
     }
@@ -320,9 +323,9 @@ impl Work<'_> {
         self.ancestors.pop();
         if made {
             if !self.follow {
-                copy_attributes(from.as_fd(), directory.fd.as_fd());
+                copy_attributes(from.as_fd(), directory.fd.as_fd(), self.owner.is_none());
             }
-            self.own(directory.fd.as_fd(), b"", &place.stat);
+            self.own(directory.fd.as_fd(), b"", path, &place.stat);
             let own = own_descriptor(directory.fd.as_fd());
             rustix::fs::chmod(own, self.permissions(&place.stat)).map_err(target)?;
             self.date(directory.fd.as_fd(), b"", &place.stat);
@@ -353,19 +356,35 @@ impl Work<'_> {
         }
     }
 
-    /// Ownership as far as the identity allows it; `cp -rL` leaves it.
-    fn own(&self, at: BorrowedFd<'_>, name: &[u8], stat: &Stat) {
+    /// Ownership as far as the identity allows it; `cp -rL` leaves it. path: in the target.
+    fn own(&self, at: BorrowedFd<'_>, name: &[u8], path: &Text, stat: &Stat) {
         if self.follow && self.owner.is_none() {
             return;
         }
         let (uid, gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
         let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
         let done = rustix::fs::chownat(at, name, Some(owner.0), Some(owner.1), of_entry(name));
-        // Root of a single id cannot: it is written down beside the file, where links have no place for it.
-        if done.is_err() && self.owner.is_some() && name.is_empty() {
-            let value = Owner { uid, gid }.encode();
-            let flags = rustix::fs::XattrFlags::empty();
-            let _ = rustix::fs::setxattr(own_descriptor(at), ATTRIBUTE, &value, flags);
+        // Root of a single id cannot: it is written down beside the file, elsewhere for links. So is that it is root's, which else
+        // means whoever owned what it takes the place of.
+        if self.owner.is_some() && (done.is_err() || self.notes.is_some()) {
+            let owner = Owner { uid, gid };
+            if name.is_empty() {
+                let flags = rustix::fs::XattrFlags::empty();
+                let _ = rustix::fs::setxattr(own_descriptor(at), ATTRIBUTE, &owner.encode(), flags);
+            } else if let Some(notes) = self.notes {
+                let _ = notes.note(path.as_bytes(), owner);
+            }
+        }
+    }
+
+    /// The same for a link or a pipe, whose owner in its source may be written down there.
+    fn own_link(&self, place: &Place, parent: &Parent, name: &[u8], path: &Text) {
+        self.own(parent.fd.as_fd(), name, path, &place.stat);
+        let (Some(notes), None) = (self.notes, self.owner) else { return };
+        let mut value = [0; LONGEST];
+        let found = rustix::fs::getxattr(own_descriptor(place.fd.as_fd()), ATTRIBUTE_OF_LINK, &mut value[..]);
+        if let Some(owner) = found.ok().and_then(|length| Owner::decode(value.get(..length)?)) {
+            let _ = notes.note(path.as_bytes(), owner);
         }
     }
 
@@ -459,8 +478,8 @@ fn copy_range(
     Ok(())
 }
 
-/// Extended attributes, as far as they can be set here: file capabilities, ACLs, the user's own.
-fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+/// Extended attributes, as far as they can be set here: file capabilities, ACLs, the user's own. owner: the one that is written down, too.
+fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, owner: bool) {
     // Directories are open for their path only; through /proc both kinds take attributes.
     let (from, to) = (own_descriptor(from), own_descriptor(to));
     let mut list = vec![0; LONGEST_ATTRIBUTE];
@@ -471,6 +490,9 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     let mut value = vec![0; LONGEST_ATTRIBUTE];
     for name in list[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
         if name.starts_with(b"trusted.") || name.starts_with(b"user.overlay.") {
+            continue;
+        }
+        if !owner && name == ATTRIBUTE.to_bytes() {
             continue;
         }
         if let Ok(length) = rustix::fs::getxattr(&from, name, &mut value[..]) {

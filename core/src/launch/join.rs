@@ -42,15 +42,8 @@ pub fn run(fd: RawFd) -> i32 {
     match enter(&request) {
         Err(failure) => failure::report(&request.plan.reporter, &failure),
         Ok(inside) => {
-            match super::start(
-                &request.plan,
-                umask,
-                super::file_limit(),
-                inside,
-                None,
-                Programs::default(),
-                handed,
-            ) {
+            let assembled = super::Assembled { inside, programs: Programs::default(), notes: None };
+            match super::start(&request.plan, umask, super::file_limit(), assembled, None, handed) {
                 Err(failure) => {
                     failure::explain(&failure);
                     return super::status_of(&failure);

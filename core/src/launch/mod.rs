@@ -23,6 +23,7 @@ pub mod locale;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod notes;
 mod outfit;
 pub mod probe;
 pub mod process;
@@ -43,6 +44,7 @@ use failure::{Context, Failure};
 use handed::Handed;
 use init::Inside;
 use instance::Instance;
+use notes::Notes;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -91,7 +93,7 @@ fn carry_out(plan: &Plan, instance: Option<&Instance>, image: Option<root::OpenI
     let files = raise_file_limit();
     match assemble(plan, umask, instance, image) {
         Err(failure) => failure::report(&plan.reporter, &failure),
-        Ok((inside, programs)) => match start(plan, umask, files, inside, instance, programs, handed) {
+        Ok(assembled) => match start(plan, umask, files, assembled, instance, handed) {
             Err(failure) => {
                 failure::explain(&failure);
                 let status = status_of(&failure);
@@ -125,13 +127,21 @@ fn raise_file_limit() -> Rlimit {
     limit
 }
 
+/// What standing in the container's root leaves to do with.
+struct Assembled<'p> {
+    inside: Option<Inside>,
+    programs: fusemount::Programs<'p>,
+    /// Where owners are noted that files cannot carry.
+    notes: Option<Notes>,
+}
+
 /// Everything up to standing in the container's root.
 fn assemble<'p>(
     plan: &'p Plan,
     umask: Mode,
     instance: Option<&'p Instance>,
     image: Option<root::OpenImage>,
-) -> Result<(Option<Inside>, fusemount::Programs<'p>), Failure> {
+) -> Result<Assembled<'p>, Failure> {
     let mut programs = fusemount::prepare(plan, umask, instance.map(Instance::logs))?;
     let image = image.map_or_else(|| root::OpenImage::of(plan), |image| Ok(Some(image)))?;
     let (namespace, tree, shapes) = match shared::join(plan, image.as_ref()) {
@@ -145,6 +155,7 @@ fn assemble<'p>(
     let opened = root::open(plan, image, tree)?;
     let data = data::open(plan)?;
     let copies = copies::open(plan)?;
+    let notes = Notes::open(plan)?;
     let inside = init::enter(plan, instance)?;
     let mut prepared = mounts::prepare(plan, opened.tree.as_fd(), data, &mut programs)?;
     let missing = match plan.surface {
@@ -158,7 +169,7 @@ fn assemble<'p>(
     let root = root::assemble(opened, plan, &missing, &session)?;
     mounts::attach(root.as_fd(), &session, prepared, &plan.surface)?;
     programs.start_on_host()?;
-    copies.carry_out(root.as_fd())?;
+    copies.carry_out(root.as_fd(), notes.as_ref())?;
     outfit::outfit(plan, &session.path("root"))?;
     match place {
         None => root::enter(root.as_fd())?,
@@ -168,7 +179,7 @@ fn assemble<'p>(
             session.end()?;
         }
     }
-    Ok((inside, programs))
+    Ok(Assembled { inside, programs, notes })
 }
 
 /// Everything after that: the payload's circumstances, and the payload.
@@ -176,11 +187,11 @@ fn start(
     plan: &Plan,
     umask: Mode,
     files: Rlimit,
-    inside: Option<Inside>,
+    assembled: Assembled<'_>,
     instance: Option<&Instance>,
-    programs: fusemount::Programs<'_>,
     handed: Option<Handed>,
 ) -> Result<Infallible, Failure> {
+    let Assembled { inside, programs, notes } = assembled;
     if let Some(instance) = instance.filter(|_| !instance::has_process(plan)) {
         return instance.hold(plan);
     }
@@ -188,7 +199,7 @@ fn start(
     if shared.is_none() {
         process::change_directory(&plan.process)?;
     }
-    process::confine(plan)?;
+    process::confine(plan, notes)?;
     // From here on code of the image may run beside this process.
     kernel::hide().failed("confinement", "prctl")?;
     if let Some(inside) = inside {

@@ -11,6 +11,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, info, warn};
+use super::notes::Notes;
 use super::{capabilities, kernel, label, locale, recorder, scripts, seccomp};
 use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
@@ -61,7 +62,8 @@ fn enter(path: &Text) -> Result<(), Errno> {
 }
 
 /// Gives up whatever the payload is not to have, and reads back that it is gone.
-pub fn confine(plan: &Plan) -> Result<(), Failure> {
+/// notes: where owners are noted that files cannot carry.
+pub fn confine(plan: &Plan, notes: Option<Notes>) -> Result<(), Failure> {
     become_user(&plan.identity, &plan.process.capabilities)?;
     if plan.process.no_new_privs {
         rustix::thread::set_no_new_privs(true).failed("confinement", "prctl")?;
@@ -74,7 +76,7 @@ pub fn confine(plan: &Plan) -> Result<(), Failure> {
         label::apply(label)?;
     }
     if plan.process.emulate_root {
-        recorder::emulate(plan.mount_at.as_ref())?;
+        recorder::emulate(plan.mount_at.as_ref(), notes)?;
     } else if plan.process.emulate_devices {
         seccomp::emulate(seccomp::Emulated::Devices)?;
     }

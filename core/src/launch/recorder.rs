@@ -23,6 +23,7 @@ use rustix::net::{
 
 use super::failure::Failure;
 use super::kernel::{self, Forked, Question};
+use super::notes::Notes;
 use super::seccomp::{self, Chown, Emulated};
 use crate::owner::{ATTRIBUTE, LONGEST, Owner, UNSAID};
 use crate::text::Text;
@@ -35,8 +36,10 @@ const PAGE: usize = 4096;
 
 /// Emulates root for this process and its descendants, and writes down what it does to the owners of files in the root: `/`, or what
 /// is mounted at a place of the host.
-pub fn emulate(mount_at: Option<&Text>) -> Result<(), Failure> {
-    match start(mount_at) {
+///
+/// notes: for files that cannot carry the attribute.
+pub fn emulate(mount_at: Option<&Text>, notes: Option<Notes>) -> Result<(), Failure> {
+    match start(mount_at, notes) {
         Ok(channel) => match seccomp::emulate(Emulated::OwnershipAsked) {
             Ok(Some(listener)) if hand_over(&channel, listener.as_fd()).is_ok() => Ok(()),
             // Dropping the channel ends the process. A filter of this kernel or of who runs us cannot ask.
@@ -67,7 +70,7 @@ fn take_over(channel: &OwnedFd) -> Option<OwnedFd> {
 }
 
 /// Starts the process; the filter's listener is to be sent through what is returned.
-fn start(mount_at: Option<&Text>) -> Result<OwnedFd, Errno> {
+fn start(mount_at: Option<&Text>, notes: Option<Notes>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(mount_at.map_or("/".as_ref(), Text::as_os_str), flags, Mode::empty())?;
     let mount = mount_of(root.as_fd())?;
@@ -81,8 +84,10 @@ fn start(mount_at: Option<&Text>) -> Result<OwnedFd, Errno> {
             drop(ours);
             detach();
             if let Some(listener) = take_over(&theirs) {
-                kernel::close_all_but(&[listener.as_fd(), proc.as_fd()]);
-                Recorder { proc, mount }.serve(listener.as_fd());
+                let mut kept = vec![listener.as_fd(), proc.as_fd(), root.as_fd()];
+                kept.extend(notes.iter().flat_map(Notes::descriptors));
+                kernel::close_all_but(&kept);
+                Recorder { proc, mount, root, notes }.serve(listener.as_fd());
             }
             kernel::exit_now(0)
         }
@@ -95,6 +100,13 @@ fn detach() {
     let _ = rustix::process::chdir("/");
     let _ = rustix::thread::set_name(c"soliton-owners");
     kernel::block_signals(true);
+}
+
+/// As far as something is said of its owner, a file is root's, whose it was already.
+fn give_to_root(file: BorrowedFd<'_>, wanted: Owner) {
+    let root = |id| (id != UNSAID).then_some(0);
+    let (uid, gid) = (root(wanted.uid).map(Uid::from_raw), root(wanted.gid).map(Gid::from_raw));
+    let _ = rustix::fs::chownat(file, c"", uid, gid, AtFlags::EMPTY_PATH);
 }
 
 /// The number of the mount that a file lies on.
@@ -113,6 +125,9 @@ struct Recorder {
     proc: OwnedFd,
     /// The only mount whose files are written to.
     mount: u64,
+    /// Where it is mounted.
+    root: OwnedFd,
+    notes: Option<Notes>,
 }
 
 impl Recorder {
@@ -248,8 +263,11 @@ impl Recorder {
     /// it takes the place of.
     fn record(&self, file: BorrowedFd<'_>, wanted: Owner, by_descriptor: bool) -> Result<(), Errno> {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
-        if !matches!(kind, FileType::RegularFile | FileType::Directory) || mount_of(file)? != self.mount {
+        if mount_of(file)? != self.mount {
             return Ok(());
+        }
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return self.note(file, wanted);
         }
         // A path to the very file, which an attribute's calls need where it is not open for reading.
         rustix::process::fchdir(&self.proc)?;
@@ -260,19 +278,25 @@ impl Recorder {
             .and_then(|count| Owner::decode(value.get(..count)?))
             .unwrap_or(Owner { uid: UNSAID, gid: UNSAID });
         // What else chown(2) does: set-user-id bits and capabilities are gone afterwards.
-        let root = |id| (id != UNSAID).then_some(0);
-        let _ = rustix::fs::chownat(
-            file,
-            c"",
-            root(wanted.uid).map(Uid::from_raw),
-            root(wanted.gid).map(Gid::from_raw),
-            AtFlags::EMPTY_PATH,
-        );
+        give_to_root(file, wanted);
         let said = |new, old| if by_descriptor && new == 0 && old == UNSAID { UNSAID } else { new };
         let after = before.changed(said(wanted.uid, before.uid), said(wanted.gid, before.gid));
         if after == before {
             return Ok(());
         }
         rustix::fs::setxattr(&*path, ATTRIBUTE, &after.encode(), XattrFlags::empty())
+    }
+
+    /// Notes the owner of a link or a pipe.
+    fn note(&self, file: BorrowedFd<'_>, wanted: Owner) -> Result<(), Errno> {
+        let Some(notes) = &self.notes else { return Ok(()) };
+        // It is in the directory that is written to afterwards, if it was not.
+        give_to_root(file, wanted);
+        // Its path is told as it is below the mount.
+        rustix::process::fchdir(&self.root)?;
+        rustix::process::chroot(c".")?;
+        let link = format!("self/fd/{}", file.as_raw_fd());
+        let path = rustix::fs::readlinkat(&self.proc, link, Vec::new())?;
+        notes.note(path.as_bytes(), wanted)
     }
 }

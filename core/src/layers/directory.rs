@@ -1,7 +1,7 @@
 //! A directory of the host as a layer: a tree as it is, or the upper directory of an overlay with its marks.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +18,7 @@ use super::{
     Attributes, Content, DEEPEST, Entry, Failure, MOST_ENTRIES, Marks, OPAQUE_MARK, Path, Result, Sink, What,
     XattrFate, compiled, xattr_fate,
 };
+use crate::launch::notes::Noted;
 use crate::owner::{ATTRIBUTE, Owner, UNSAID};
 use crate::squashfs::format::{encode_device, kind};
 use crate::squashfs::inode::Xattrs;
@@ -37,6 +38,15 @@ pub struct Reading<'a> {
     pub clamp: Option<u32>,
     /// Whoever wrote it had one id: a file's owner is what its record says (`owner`), else `UNSAID`.
     pub recorded: bool,
+    /// The same, of a directory that is to be a layer: what was noted of links and pipes is their owner there, else `UNSAID`, while other
+    /// files keep their records; and the root's owner there is whose new files are of which nothing is said.
+    pub kept: Option<&'a Kept>,
+}
+
+/// What whoever wrote a directory with one id could not tell the file system of owners.
+pub struct Kept {
+    pub noted: Noted,
+    pub maker: Owner,
 }
 
 /// Reads the tree below `path`, names in order. The content of what is not wanted now is passed over.
@@ -65,7 +75,10 @@ pub fn read(
         buffer: vec![0; CHUNK],
     };
     let stat = rustix::fs::fstat(&root).map_err(std::io::Error::from)?;
-    let (attributes, _) = walk.attributes(&root, &stat, &[])?;
+    let (mut attributes, _) = walk.attributes(&root, &stat, &[])?;
+    if let Some(kept) = how.kept {
+        (attributes.uid, attributes.gid) = (kept.maker.uid, kept.maker.gid);
+    }
     walk.entries.push(Entry { path: Vec::new(), attributes, what: What::Directory });
     walk.directory(&root, Vec::new(), 0)?;
     if walk.left_out > 0 && !matches!(wanted, Wanted::Only(_)) {
@@ -224,7 +237,7 @@ impl Walk<'_> {
             FileType::Symlink => {
                 let target = readlinkat(directory, name, Vec::new()).map_err(failed)?.into_bytes();
                 let what = What::Symlink { target };
-                self.entries.push(Entry { attributes: self.plain(&stat), path, what });
+                self.entries.push(Entry { attributes: self.noted(directory, name, &stat), path, what });
                 Ok(())
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
@@ -238,7 +251,8 @@ impl Walk<'_> {
                 Ok(())
             }
             FileType::Fifo => {
-                self.entries.push(Entry { attributes: self.plain(&stat), path, what: What::Fifo });
+                let attributes = self.noted(directory, name, &stat);
+                self.entries.push(Entry { attributes, path, what: What::Fifo });
                 Ok(())
             }
             _ => {
@@ -376,6 +390,18 @@ impl Walk<'_> {
             attributes.xattrs = Some(Arc::clone(set));
         }
         Ok((attributes, mark))
+    }
+
+    /// Of a link or a pipe.
+    fn noted(&self, directory: &OwnedFd, name: &CStr, stat: &Stat) -> Attributes {
+        let attributes = self.plain(stat);
+        match self.how.kept {
+            Some(kept) => {
+                let Owner { uid, gid } = kept.noted.of(directory.as_fd(), name);
+                Attributes { uid, gid, ..attributes }
+            }
+            None => attributes,
+        }
     }
 
     fn plain(&self, stat: &Stat) -> Attributes {

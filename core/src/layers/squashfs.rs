@@ -62,8 +62,10 @@ pub fn read(
         buffer: vec![0; image.block_size()],
         metadata: 0,
         dropping: false,
+        maker: (0, 0),
     };
     let root = image.root()?;
+    walk.maker = (root.uid, root.gid);
     let attributes = walk.attributes(&root)?;
     walk.entries.push(Entry { path: Vec::new(), attributes, what: What::Directory });
     walk.directory(&root, Vec::new(), 0)?;
@@ -129,6 +131,8 @@ struct Walk<'a> {
     metadata: usize,
     /// Inside a directory of which only removals count.
     dropping: bool,
+    /// Whose new files are, of which nothing is said.
+    maker: (u32, u32),
 }
 
 impl Walk<'_> {
@@ -205,6 +209,9 @@ impl Walk<'_> {
 
     /// The owner that is written down for a file of a layer.
     fn recorded(&self, inode: &Inode) -> Result<(u32, u32)> {
+        if !inode.is_directory() && !matches!(inode.data, Data::File { .. }) {
+            return Ok((inode.uid, inode.gid));
+        }
         let found = self.image.xattrs(inode)?;
         let said = found.iter().find(|(name, _)| name == ATTRIBUTE.to_bytes());
         let owner = said.and_then(|(_, value)| Owner::decode(value));
@@ -213,8 +220,7 @@ impl Walk<'_> {
             return Ok((uid, gid));
         }
         // What it was before is gone, with its owner.
-        let known = |id| if id == UNSAID { 0 } else { id };
-        Ok((known(uid), known(gid)))
+        Ok((if uid == UNSAID { self.maker.0 } else { uid }, if gid == UNSAID { self.maker.1 } else { gid }))
     }
 
     fn is_opaque(&self, directory: &Inode) -> Result<bool> {

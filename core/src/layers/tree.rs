@@ -49,6 +49,8 @@ pub struct Applied {
     /// An entry of whose owner nothing is said (`UNSAID`) has that of what it takes the place of, as whoever made the
     /// layer could not set any.
     pub owners_below: bool,
+    /// Whose it is where there is nothing.
+    pub maker: (u32, u32),
     /// The whole is to be a layer again: it hides of what will lie below just what its layers do together.
     pub marks_kept: bool,
 }
@@ -250,10 +252,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Whatever the layer does not say of an owner is that of `below`, or root's.
+    /// Whatever the layer does not say of an owner is that of `below`, or of who made the layer.
     fn take_owner(&self, attributes: &mut Attributes, below: Option<NodeId>) {
         let (uid, gid) =
-            below.map(|id| &self.nodes[id].attributes).map_or((0, 0), |found| (found.uid, found.gid));
+            below.map(|id| &self.nodes[id].attributes).map_or(self.how.maker, |found| (found.uid, found.gid));
         for (part, other) in [(&mut attributes.uid, uid), (&mut attributes.gid, gid)] {
             if *part == UNSAID {
                 *part = other;

@@ -17,16 +17,18 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
 use self::request::{Ids, LayerRecord, Owners, Packing, Request, Whiteouts};
+use crate::launch::notes::Noted;
 use crate::launch::{identity, kernel};
-use crate::layers::directory::Reading;
+use crate::layers::directory::{Kept, Reading};
 use crate::layers::shadow::{Shadow, Wanted};
 use crate::layers::squashfs::{Blocks, Taking};
 use crate::layers::stream::Stream;
 use crate::layers::tree::{Applied, NodeId, ROOT, Tree};
 use crate::layers::{
-    Content, Entry, Failure, Marks, PackedReader, Path, Result, Sink, What, clean_path, directory,
-    squashfs as image_layer, tar,
+    Attributes, Content, Entry, Failure, Marks, PackedReader, Path, Result, Sink, What, clean_path,
+    directory, squashfs as image_layer, tar,
 };
+use crate::owner::{ATTRIBUTE, ATTRIBUTE_OF_LINK, Owner};
 use crate::request::{Events, take_descriptor};
 use crate::squashfs::codec::Settings;
 use crate::squashfs::format::SUPERBLOCK_SIZE;
@@ -67,6 +69,7 @@ enum Source {
     Tar {
         file: File,
         path: Option<crate::text::Text>,
+        owners: Owners,
     },
     Directory {
         path: crate::text::Text,
@@ -74,6 +77,7 @@ enum Source {
         clamp: Option<u32>,
         without: Vec<Path>,
         owners: Owners,
+        kept: Option<Kept>,
     },
     Squashfs {
         image: Arc<Image>,
@@ -87,9 +91,16 @@ enum Source {
 impl Source {
     fn applied(&self) -> Applied {
         match self {
-            Source::Directory { marks, owners, .. } | Source::Squashfs { marks, owners, .. } => {
-                Applied { owners_below: *owners == Owners::Below, marks_kept: *marks == Marks::Kept }
-            }
+            Source::Directory { marks, owners, .. } => Applied {
+                owners_below: *owners == Owners::Below,
+                marks_kept: *marks == Marks::Kept,
+                maker: (0, 0),
+            },
+            Source::Squashfs { image, marks, owners, .. } => Applied {
+                owners_below: *owners == Owners::Below,
+                marks_kept: *marks == Marks::Kept,
+                maker: image.root().map_or((0, 0), |root| (root.uid, root.gid)),
+            },
             Source::Tar { .. } => Applied::default(),
         }
     }
@@ -208,16 +219,27 @@ fn unreadable(path: &crate::text::Text, error: std::io::Error) -> Failure {
 
 fn open(record: LayerRecord) -> Result<Source> {
     Ok(match record {
-        LayerRecord::Tar { fd, path } => {
+        LayerRecord::Tar { fd, path, owners } => {
             let file = match (fd, &path) {
                 (Some(fd), _) => take_descriptor(fd),
                 (None, Some(path)) => File::open(path.as_path()).map_err(|error| unreadable(path, error))?,
                 (None, None) => return Err(bad_request("a tar layer has neither a descriptor nor a path")),
             };
-            Source::Tar { file, path }
+            Source::Tar { file, path, owners }
         }
-        LayerRecord::Directory { path, whiteouts, clamp, without, owners } => {
-            Source::Directory { path, marks: marks(whiteouts), clamp, without: patterns(&without)?, owners }
+        LayerRecord::Directory { path, whiteouts, clamp, without, owners, notes, maker: (uid, gid) } => {
+            let kept = match owners {
+                Owners::Kept => {
+                    let read = |path: &crate::text::Text| {
+                        Noted::read(path.as_path()).map_err(|error| unreadable(path, error))
+                    };
+                    let noted = notes.as_ref().map(read).transpose()?.unwrap_or_default();
+                    Some(Kept { noted, maker: Owner { uid, gid } })
+                }
+                _ => None,
+            };
+            let without = patterns(&without)?;
+            Source::Directory { path, marks: marks(whiteouts), clamp, without, owners, kept }
         }
         LayerRecord::Squashfs { path, offset, size, whiteouts, without, owners, packed } => {
             let file = File::open(path.as_path()).map_err(|error| unreadable(&path, error))?;
@@ -226,6 +248,24 @@ fn open(record: LayerRecord) -> Result<Source> {
             Source::Squashfs { image, marks: marks(whiteouts), without: patterns(&without)?, owners, packed }
         }
     })
+}
+
+/// Beside every file of an archive, the owner that it has there, which a root of one id could not give it.
+fn record_owners(entries: &mut [Entry]) {
+    for entry in entries {
+        let Attributes { uid, gid, .. } = entry.attributes;
+        let attribute = match entry.what {
+            _ if (uid, gid) == (0, 0) => continue,
+            What::File { .. } | What::Directory => ATTRIBUTE,
+            What::Symlink { .. } | What::Fifo => ATTRIBUTE_OF_LINK,
+            _ => continue,
+        };
+        let mut set = entry.attributes.xattrs.as_deref().cloned().unwrap_or_default();
+        set.retain(|(name, _)| name != attribute.to_bytes());
+        set.push((attribute.to_bytes().to_vec(), Owner { uid, gid }.encode()));
+        set.sort();
+        entry.attributes.xattrs = Some(Arc::new(set));
+    }
 }
 
 fn patterns(paths: &[crate::text::Text]) -> Result<Vec<Path>> {
@@ -316,15 +356,19 @@ impl<'s> Work<'s> {
         let layer = index as u32;
         let visible = Wanted::Visible(shadow);
         match &self.sources[index] {
-            Source::Tar { file, path } => {
+            Source::Tar { file, path, owners } => {
                 let mut stream = Stream::start(file.try_clone()?, Arc::clone(count))?;
                 let wanted = if path.is_some() { visible } else { Wanted::Everything };
-                let entries = tar::read(&mut stream, layer, &wanted, contents)?;
+                let mut entries = tar::read(&mut stream, layer, &wanted, contents)?;
+                if *owners == Owners::Kept {
+                    record_owners(&mut entries);
+                }
                 Ok((entries, Some(stream.digest()?)))
             }
-            Source::Directory { path, marks, clamp, without, owners } => {
-                let recorded = *owners == Owners::Below;
-                let how = Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded };
+            Source::Directory { path, marks, clamp, without, owners, kept } => {
+                let (recorded, kept) = (*owners == Owners::Below, kept.as_ref());
+                let how =
+                    Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded, kept };
                 Ok((directory::read(path.as_path(), how, layer, &visible, count, contents)?, None))
             }
             Source::Squashfs { image, marks, without, owners, .. } => {
@@ -367,10 +411,16 @@ impl<'s> Work<'s> {
                     }
                     entries
                 }
-                Source::Directory { path, marks, clamp, without, owners } => {
-                    let recorded = *owners == Owners::Below;
-                    let how =
-                        Reading { marks: *marks, exclude: self.exclude, without, clamp: *clamp, recorded };
+                Source::Directory { path, marks, clamp, without, owners, kept } => {
+                    let (recorded, kept) = (*owners == Owners::Below, kept.as_ref());
+                    let how = Reading {
+                        marks: *marks,
+                        exclude: self.exclude,
+                        without,
+                        clamp: *clamp,
+                        recorded,
+                        kept,
+                    };
                     directory::read(path.as_path(), how, layer, &only, &Arc::default(), contents)?
                 }
                 Source::Squashfs { .. } => continue,

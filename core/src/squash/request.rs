@@ -66,6 +66,8 @@ pub enum Owners {
     Own,
     /// As recorded beside them (`owner`); of the rest, what takes the place of a lower layer's file has that one's owner.
     Below,
+    /// As recorded, for whoever reads what is made of it as `Below`.
+    Kept,
 }
 
 /// Whose the files of the image are.
@@ -83,6 +85,7 @@ pub enum LayerRecord {
     Tar {
         fd: Option<i32>,
         path: Option<Text>,
+        owners: Owners,
     },
     Directory {
         path: Text,
@@ -92,6 +95,9 @@ pub enum LayerRecord {
         /// Patterns of paths that are not read.
         without: Vec<Text>,
         owners: Owners,
+        /// Where owners of links and pipes are noted, and whose new files are; see `layers::directory::Kept`.
+        notes: Option<Text>,
+        maker: (u32, u32),
     },
     Squashfs {
         path: Text,
@@ -137,6 +143,10 @@ struct Fields {
     size: u64,
     #[serde(default)]
     packed: Option<Packing>,
+    #[serde(default)]
+    notes: Option<Text>,
+    #[serde(default)]
+    maker: (u32, u32),
 }
 
 impl TryFrom<Fields> for LayerRecord {
@@ -145,13 +155,15 @@ impl TryFrom<Fields> for LayerRecord {
     fn try_from(fields: Fields) -> Result<LayerRecord, String> {
         let path = |path: Option<Text>| path.ok_or_else(|| "a layer has no path".to_owned());
         Ok(match fields.kind.as_str() {
-            "tar" => LayerRecord::Tar { fd: fields.fd, path: fields.path },
+            "tar" => LayerRecord::Tar { fd: fields.fd, path: fields.path, owners: fields.owners },
             "directory" => LayerRecord::Directory {
                 path: path(fields.path)?,
                 whiteouts: fields.whiteouts,
                 clamp: fields.clamp,
                 without: fields.without,
                 owners: fields.owners,
+                notes: fields.notes,
+                maker: fields.maker,
             },
             "squashfs" => LayerRecord::Squashfs {
                 path: path(fields.path)?,

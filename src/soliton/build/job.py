@@ -87,7 +87,7 @@ class StageState:
     epoch: once bootstrapped, the time that files of the stage bear. base_digest: of the base, empty if there is none.
     force_matters: whether `--force` makes a difference. taken: files of the host that were copied → their digests. temporary: what `/tmp` and `/var/tmp` held before %post, None without one. frozen: the stage as an image.
     architecture: OCI name, empty while nothing says it. layers: results of steps, lowest first; upper: over them, what is
-    written now. joined: the lowest `joined_count` of the layers as one. key: of what is there so far, in the step cache.
+    written now. maker: without subordinate ids, whose new files are of which nothing is said. joined: the lowest `joined_count` of the layers as one. key: of what is there so far, in the step cache.
     """
 
     index: int
@@ -95,6 +95,7 @@ class StageState:
     folder: str
     scene: Scene
     upper: str | None = None
+    maker: tuple[int, int] = (0, 0)
     layers: list[ImageRoot] = field(default_factory=list)
     joined: ImageRoot | None = None
     joined_count: int = 0

@@ -81,7 +81,7 @@ def image(job: Job, path: str) -> ImageRoot:
 def take(job: Job, state: StageState, path: str) -> None:
     """A layer found in the cache goes over what there is; what has been prepared for the step is part of it."""
     state.layers.append(image(job, path))
-    state.upper = None
+    state.upper, state.maker = None, (0, 0)
 
 
 def keep(job: Job, state: StageState, key: str) -> str:
@@ -120,7 +120,7 @@ def _aside(job: Job, path: str, parts: list[Layer], time: int, how: compression.
 
 def of_archive(job: Job, archive: str, path: str) -> ImageRoot:
     """A tar, plain or compressed, as an image at `path`. Raises CoreError for a damaged or hostile one."""
-    part: Layer = {"kind": "tar", "fd": None, "path": archive}
+    part: Layer = {"kind": "tar", "fd": None, "path": archive, "owners": "kept" if job.single_id else "own"}
     return image(job, _aside(job, path, [part], 0, compression.Packing("lz4", None, 131072)))
 
 
@@ -134,6 +134,9 @@ def _written(job: Job, state: StageState) -> Layer:
         "whiteouts": "keep",
         # Compiled Python and the like are put right here; what the image leaves out is left out at the end.
         "clamp": state.epoch,
+        "owners": "kept" if job.single_id else "own",
+        "notes": plans.notes_of(state.upper),
+        "maker": state.maker,
     }
 
 

@@ -7,6 +7,7 @@ repeated there with their mode, since in an overlay the upper one counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ NEEDED = (
     Folder("/.singularity.d"),
     Folder("/.singularity.d/env"),
 )
+
+
+#: The attribute in which owners are written down that a file cannot have; empty, it says root (see docs/architecture.md).
+OF_ROOT = "user.rootlesscontainers"
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,11 @@ def plan(entries: Sequence[Entry], found: Mapping[str, Found]) -> list[Entry]:
     return sorted(written.values(), key=lambda entry: entry.path.split("/"))
 
 
-def write(upper: str, entries: Iterable[Entry]) -> None:
-    """Carries out a plan; `upper` is a directory of ours that nobody else has written to."""
+def write(upper: str, entries: Iterable[Entry], found: Mapping[str, Found] | None = None) -> None:
+    """Carries out a plan; `upper` is a directory of ours that nobody else has written to.
+
+    found: what of it the base has; of the rest it is then written down that it is root's, whoever else writes there.
+    """
     for entry in entries:
         path = upper + entry.path
         match entry:
@@ -78,6 +86,9 @@ def write(upper: str, entries: Iterable[Entry]) -> None:
                 os.chmod(path, entry.mode)
             case Link():
                 os.symlink(entry.target, path)
+        if found is not None and not isinstance(entry, Link) and found[entry.path].kind == "missing":
+            with contextlib.suppress(OSError):
+                os.setxattr(path, OF_ROOT, b"")
 
 
 def ancestry(path: str) -> list[str]:

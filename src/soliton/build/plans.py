@@ -27,6 +27,7 @@ from soliton.launch.plan import (
     Surface,
     SynthesizedFile,
     Sys,
+    UpperSurface,
 )
 
 #: Holds what a step needs inside, and is never part of an image.
@@ -73,6 +74,20 @@ class Scene:
     def single_id(self) -> bool:
         """Root is all there is: ownership and devices are emulated."""
         return is_single(self.identity)
+
+    @property
+    def owners(self) -> str | None:
+        """Where owners are noted that such a root gives to what cannot carry them."""
+        return (
+            notes_of(self.surface.upper)
+            if self.single_id and isinstance(self.surface, UpperSurface)
+            else None
+        )
+
+
+def notes_of(upper: str) -> str:
+    """The file beside an upper directory where owners of its links and pipes are noted."""
+    return f"{upper}.owners"
 
 
 def both(name: str, value: str) -> dict[str, str]:
@@ -148,6 +163,7 @@ def on_host(
             capabilities="all",
             emulate_root=scene.single_id,
             emulate_devices=scene.mapped and not scene.single_id,
+            owners=scene.owners,
         ),
         copies=copies,
         mount_at=mount_at,
@@ -191,4 +207,5 @@ def _process(scene: Scene, action: str, argv: tuple[str, ...], variables: Mappin
         capabilities="all",
         emulate_root=scene.single_id,
         emulate_devices=scene.mapped and not scene.single_id,
+        owners=scene.owners,
     )

@@ -22,7 +22,7 @@ from soliton.launch.plan import Identity
 from soliton.record import replace
 
 #: Said once where steps have a root of one id.
-RECORDED = "this user has no subordinate ids: owners that the steps give to files count in the image, those of links and pipes do not"
+RECORDED = "this user has no subordinate ids: owners that the steps give to files are written down, and count in the image"
 #: The same where the result is a directory.
 FLATTENED = (
     "this user has no subordinate ids: whatever owner the steps give a file, it belongs to you in the sandbox"

@@ -117,7 +117,7 @@ def lay_out(job: Job, state: StageState) -> None:
     found = layout.look(layers.with_ids(job, state.started.root), wanted)
     open_upper(job, state)
     assert state.upper is not None
-    layout.write(state.upper, layout.plan(wanted, found))
+    layout.write(state.upper, layout.plan(wanted, found), found if job.single_id else None)
 
 
 def kept_base(job: Job, state: StageState, request: Request) -> Base:

@@ -35,7 +35,7 @@ from soliton.errors import UsageError
 from soliton.images.target import explaining
 
 #: Changes when the same ingredients would give another result.
-VERSION = 2
+VERSION = 3
 #: How much is kept where SOLITON_STEP_CACHE_SIZE does not say otherwise, in bytes.
 DEFAULT_SIZE = 20 << 30
 #: A layer is not removed for want of room so soon after its last use, where locks cannot tell, in seconds.

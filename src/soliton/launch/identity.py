@@ -32,6 +32,12 @@ def as_root(host: Host, subordinate: SubordinateIds | None) -> Identity:
     )
 
 
+def renumbered(single: Identity, uid: int, gid: int) -> Identity:
+    """A single id under another number inside, where it is nobody special."""
+    users, groups = single.uid_map[0], single.gid_map[0]
+    return Identity(uid, gid, (IdRange(uid, users.outside, 1),), (IdRange(gid, groups.outside, 1),))
+
+
 def is_single(identity: Identity) -> bool:
     """Whether only one id is mapped, so that every file has to appear as that one's."""
     return sum(entry.count for entry in identity.uid_map) == 1

@@ -374,6 +374,7 @@ class Process:
     capabilities: "none", "all", or names (CAP_CHOWN) kept in all sets.
     emulate_root: ownership and device calls succeed without effect (seccomp), for a root of a single id.
     emulate_devices: only device calls do, for a root of many ids.
+    owners: with emulate_root and an upper directory, a file where owners are noted that links and pipes are given.
     patience: seconds that the image's environment scripts may take, None for a minute.
     filter: a seccomp program for the payload and the image's scripts, an instruction a number: code, jt, jf, k from the top.
     locale: what stands for a locale of the caller's that the image lacks; None: all stay.
@@ -393,6 +394,7 @@ class Process:
     capabilities: Literal["none", "all"] | tuple[str, ...] = "none"
     emulate_root: bool = False
     emulate_devices: bool = False
+    owners: str | None = None
     patience: int | None = None
     label: Label | None = None
     filter: tuple[int, ...] = ()

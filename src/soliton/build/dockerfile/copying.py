@@ -23,16 +23,20 @@ _OPTIONS = {
 
 def workdir(work: Work, current: Current, item: Instruction) -> None:
     """The directory that WORKDIR has just named, made where it is missing."""
-    path, state = current.config.workdir, current.state
+    path, state, user = current.config.workdir, current.state, current.config.user
 
     def make() -> None:
+        owner = (0, 0)
+        if user:
+            found = users.find(layers.of_stage(work.job, state), user, work.place(item))
+            owner = (found.uid, found.gid)
         empty = os.path.join(work.job.workspace.path, "nothing")
         os.makedirs(empty, mode=0o755, exist_ok=True)
-        made = Copy("/.", path, follow=False, from_root=DirectoryRoot(empty), time=state.epoch, owner=(0, 0))
+        made = Copy("/.", path, follow=False, from_root=DirectoryRoot(empty), time=state.epoch, owner=owner)
         work.put(state, (made,))
 
     if path != "/":
-        work.step(current, item, (("the directory", path),), make)
+        work.step(current, item, (("the directory", path), ("the user", user)), make)
 
 
 def copy(work: Work, current: Current, item: Instruction) -> None:

@@ -22,6 +22,7 @@ from soliton.build.dockerfile.work import Current, Work, title
 from soliton.build.step_cache import Ingredients
 from soliton.errors import BuildError
 from soliton.images import root_architecture
+from soliton.launch.identity import renumbered
 from soliton.launch.plan import (
     Bind,
     Copy,
@@ -137,13 +138,13 @@ def _execute(
     root = layers.of_stage(job, state)
     user = users.find(root, config.user, work.place(item)) if config.user else users.User(0, 0, "/root")
     identity = scene.identity
-    if user.uid != 0 or user.gid != 0:
-        if job.single_id:
-            messages.warning(
-                f"{work.place(item)}: this user has no subordinate ids, so RUN is root and not `{config.user}`"
-            )
-        else:
-            identity = replace(identity, uid=user.uid, gid=user.gid, groups=(user.gid, *user.groups))
+    is_root = user.uid == 0 and user.gid == 0
+    if not is_root and job.single_id:
+        # The one id there is, under another number: all files seem to be this user's, and the new ones are.
+        identity = renumbered(identity, user.uid, user.gid)
+        state.maker = (user.uid, user.gid)
+    elif not is_root:
+        identity = replace(identity, uid=user.uid, gid=user.gid, groups=(user.gid, *user.groups))
     environment = {
         **{key: job.settings.environment[key] for key in plans.PASSED if key in job.settings.environment},
         "PATH": configuration.DEFAULT_PATH,
@@ -159,7 +160,7 @@ def _execute(
             extra += _mount(work, current, item, mount, environment)
         if script:
             extra.append(SynthesizedFile(plans.SCRIPT, script, 0o755, origin="RUN"))
-        if scene.single_id:
+        if scene.single_id and is_root:
             extra.append(SynthesizedFile(plans.APT_CONF, plans.APT_AS_ROOT, origin="single-id root"))
             environment["APT_CONFIG"] = plans.APT_CONF
         plan = Plan(
@@ -175,8 +176,9 @@ def _execute(
                 cwd_required=True,
                 umask=0o022,
                 capabilities="all" if identity.uid == 0 else "none",
-                emulate_root=scene.single_id,
+                emulate_root=scene.single_id and is_root,
                 emulate_devices=scene.mapped and not scene.single_id,
+                owners=scene.owners if is_root else None,
             ),
             namespaces=("pid", "uts", "net") if network == "none" else ("pid", "uts"),
             hostname=plans.HOSTNAME,
