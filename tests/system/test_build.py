@@ -8,7 +8,10 @@ import signal
 import stat
 import struct
 import subprocess
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -539,9 +542,11 @@ def test_another_architecture_needs_no_programs_or_an_emulator(soliton: Program)
     (soliton.cwd / "file").write_text("x")
     write(soliton, "Bootstrap: scratch\n%files\n  file /file\n")
     soliton("build", "--arch", "s390x", "image.sif", "recipe.def").ok()
-    write(soliton, "Bootstrap: busybox\n")
+    write(soliton, "Bootstrap: dnf\nMirrorURL: /repository\n")
     message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
-    assert "`--arch s390x` with `Bootstrap: busybox`" in message
+    assert "`--arch s390x` with `Bootstrap: dnf`" in message
+    write(soliton, "Bootstrap: busybox\n")
+    assert "s390x" in fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
     write(soliton, "Bootstrap: scratch\n%files\n  file /file\n%post\n  true\n")
     soliton("build", "--arch", host_architecture(), "--force", "image.sif", "recipe.def")
     if runnable("s390x"):
@@ -595,6 +600,42 @@ def test_steps_of_another_architecture_run_in_a_container_that_has_its_own_emula
     assert "arm64" in soliton("sif", "header", "image.sif").ok().out
     # What one container registers is nobody else's.
     assert runnable("arm64") or soliton("exec", "image.sif", "/bin/sh").status == 255
+
+
+def test_packages_of_another_architecture_are_set_up_by_their_own_programs(soliton: Program) -> None:
+    """debootstrap only unpacks: its second stage, here one program that says that it ran, is a step in the new root."""
+    if not has_tables(os.uname().release):
+        return
+    (soliton.cwd / "program").write_bytes(arm64_program())
+    tools = soliton.cwd / "tools"
+    tools.mkdir()
+    (tools / "debootstrap").write_text(
+        '#!/bin/sh\ncase "$*" in *--foreign*--arch=arm64*) ;; *) exit 9 ;; esac\n'
+        "for word; do case $word in /*) target=$word ;; esac; done\n"
+        f'mkdir "$target/debootstrap" && install "{soliton.cwd}/program" "$target/debootstrap/debootstrap"\n'
+    )
+    (tools / "debootstrap").chmod(0o755)
+    write(soliton, "Bootstrap: debootstrap\nOSVersion: stable\n")
+    there = soliton.having(PATH=f"{tools}:{os.environ['PATH']}")
+    result = there("build", "--arch", "arm64", "image.sif", "recipe.def").ok()
+    assert "emulated" in result.out + result.err
+    assert "arm64" in soliton("sif", "header", "image.sif").ok().out
+    assert "(cached)" not in there("build", "--force", "image.sif", "recipe.def").err
+
+
+def test_a_busybox_of_another_architecture_tells_its_own_applets(soliton: Program) -> None:
+    if not has_tables(os.uname().release):
+        return
+    (soliton.cwd / "program").write_bytes(arm64_program())
+    files = partial(SimpleHTTPRequestHandler, directory=str(soliton.cwd))
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        write(soliton, f"Bootstrap: busybox\nMirrorURL: http://127.0.0.1:{server.server_port}/program\n")
+        soliton("build", "--arch", "arm64", "image.sif", "recipe.def").ok()
+        message = fatal(soliton("build", "--force", "--arch", "s390x", "image.sif", "recipe.def"))
+        server.shutdown()
+    assert "arm64" in soliton("sif", "header", "image.sif").ok().out
+    assert "is for arm64 and not for s390x" in message
 
 
 def test_an_owner_of_the_host_s_files_is_not_written_down(soliton: Program) -> None:

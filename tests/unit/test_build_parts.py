@@ -19,6 +19,7 @@ from soliton.build.header import parse_header
 from soliton.build.layout import Found
 from soliton.build.lines import Line
 from soliton.errors import TargetError
+from soliton.images import architecture
 from soliton.images.metadata_layer import File, Folder, Link
 
 
@@ -143,8 +144,8 @@ def test_applets_are_paths_and_nothing_else() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_static_program_or_not(data: bytes) -> None:
-    busybox.is_static(b"\x7fELF" + data)
-    busybox.is_static(data)
+    architecture.is_static(b"\x7fELF" + data)
+    architecture.is_static(data)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 #: Sections that run programs of the image.
 _RUN = ("post", "appinstall", "test")
+#: Agents whose programs of another architecture run by an emulator.
+_EMULATED = ("debootstrap", "busybox")
 
 
 @dataclass(frozen=True)
@@ -241,16 +243,18 @@ def _check_architecture(origin: Origin, options: BuildOptions) -> None:
         return
     for number, stage in enumerate(origin.definition.stages, 1):
         agent = stage.header.agent
-        if agent not in (*FETCHED, "localimage", "scratch"):
+        if agent not in (*FETCHED, "localimage", "scratch", *_EMULATED):
             raise NotSupported(
                 f"`--arch {wanted}` with `Bootstrap: {agent}` ({origin.definition.name}:{stage.header.line})",
                 why="its packages are installed by programs of this machine",
                 remedy="start from an image of that architecture",
             )
-        scripts = [section for section in stage.sections if section.name in _RUN and section.body.strip()]
+        scripts = [f"%{part.name}" for part in stage.sections if part.name in _RUN and part.body.strip()]
+        if agent in _EMULATED:
+            scripts.insert(0, f"Bootstrap: {agent}")
         if scripts and not emulation.possible(wanted, os.environ):
             raise BuildError(
-                f"`%{scripts[0].name}` in stage {number} would have to run programs for {wanted}",
+                f"`{scripts[0]}` in stage {number} would have to run programs for {wanted}",
                 why=f"this machine is {architecture.host_architecture()} and has no emulator for {wanted}",
                 remedy=emulation.remedy(),
             )

@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Mapping
 
-from soliton.build.bootstrap.busybox import is_static
 from soliton.errors import BuildError
 from soliton.images import architecture
 from soliton.launch.plan import Emulator, Plan
@@ -101,6 +100,6 @@ def _is_static(path: str) -> bool:
     """What is not needs a loader, which the container has not."""
     try:
         with open(path, "rb") as file:
-            return is_static(file.read(1 << 16))
+            return architecture.is_static(file.read(1 << 16))
     except OSError:
         return False

@@ -47,7 +47,7 @@ def of_making(job: Job, header: Header) -> Ingredients:
     """A base that an agent makes of packages or programs: what they are today is asked with `--no-cache`."""
     words = ((f"`{entry.keyword}`", entry.value) for entry in header.entries)
     given = tuple((name, job.settings.environment.get(name, "")) for name in ("INCLUDE", "GPG"))
-    return (*_common(job), *words, *given)
+    return (*_common(job), *words, *given, ("the architecture", job.settings.architecture))
 
 
 def of_step(job: Job, step: Step, parent: str, stages: dict[str, str]) -> Ingredients | None:

@@ -91,6 +91,7 @@ def start_from(job: Job, state: StageState) -> None:
         cwd=job.settings.cwd,
         say=messages.warning,
         pinned=record.pinned(job, state),
+        machine=job.settings.architecture,
     )
     base = kept_base(job, state, request)
     root = layers.with_ids(job, base.root)

@@ -191,3 +191,21 @@ def binfmt_entry_matches(text: str, head: bytes) -> bool:
     if not magic or len(magic) > len(head) or len(mask) != len(magic):
         return False
     return all((h ^ m) & k == 0 for h, m, k in zip(head, magic, mask, strict=False))
+
+
+def is_static(program: bytes) -> bool:
+    """Whether an ELF program is whole and has no interpreter (elf(5): no PT_INTERP among the program headers)."""
+    if len(program) < 64 or program[:4] != b"\x7fELF":
+        return False
+    order = "little" if program[5] == 1 else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(program[at : at + size], order)  # type: ignore[arg-type]
+
+    wide = program[4] == 2
+    table, entry, count = (
+        (number(32, 8), number(54, 2), number(56, 2))
+        if wide
+        else (number(28, 4), number(42, 2), number(44, 2))
+    )
+    return all(number(table + index * entry, 4) != 3 for index in range(count))

@@ -65,6 +65,7 @@ class Request:
     """folder: the stage's own in the workspace, as parts for `Workspace.place`. scene: of the stage, its root still
     empty. execute: carries out a plan whose payload is on the host or in the base, output going live to the user;
     capture: its output is returned.
+    machine: the architecture that the root is wanted for, empty for this machine's.
     pinned: digest that a reference is held to, or empty. environment: the host's. cwd: what relative names in the definition are relative to. say: one line for the user.
     """
 
@@ -80,6 +81,7 @@ class Request:
     cwd: str
     say: Callable[[str], None]
     pinned: str = ""
+    machine: str = ""
 
     def scene_of(self, root: ImageRoot | DirectoryRoot, surface: DirectSurface | UpperSurface) -> Scene:
         """The stage's scene with this root."""

@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 
+from soliton.build import emulation
 from soliton.build.bootstrap.base import Base, Request
 from soliton.build.bootstrap.download import download
 from soliton.errors import BuildError
 from soliton.images import architecture
-from soliton.launch.plan import DirectoryRoot, Environment, Plan, Process, ReadOnlySurface
+from soliton.launch.plan import DirectoryRoot, Environment, Plan, Proc, Process, ReadOnlySurface
 
 #: More than twice the largest static busybox there is.
 MAX_SIZE = 16 << 20
@@ -38,7 +39,7 @@ def bootstrap(request: Request) -> Base:
         )
     else:
         program = _of_host(request.environment)
-    _check(program, url or "the host's busybox")
+    made_for = _made_for(request, program, url or "the host's busybox")
     root = request.workspace.folder(request.folder, "base", mode=0o755)
     for folder in _FOLDERS:
         os.mkdir(f"{root}/{folder}", 0o755)
@@ -46,13 +47,13 @@ def bootstrap(request: Request) -> Base:
     for name, text in _FILES.items():
         _write(f"{root}/{name}", text.encode(), 0o644)
     _write(f"{root}/bin/busybox", program, 0o755)
-    for path in applets(_list(request, root)):
+    for path in applets(_list(request, root, made_for)):
         target = os.path.relpath("/bin/busybox", os.path.dirname(f"/{path}"))
         os.symlink(target, f"{root}/{path}")
         os.utime(f"{root}/{path}", (TIME, TIME), follow_symlinks=False)
     for folder in ("", *_FOLDERS):
         os.utime(f"{root}/{folder}", (TIME, TIME))
-    return Base(DirectoryRoot(root), is_image=False, architecture=architecture.from_elf(program[:64]))
+    return Base(DirectoryRoot(root), is_image=False, architecture=made_for)
 
 
 def applets(listing: str) -> list[str]:
@@ -68,7 +69,7 @@ def _of_host(environment: Mapping[str, str]) -> bytes:
         if path and os.path.isfile(path):
             with open(path, "rb") as file:
                 program = file.read(MAX_SIZE + 1)
-            if is_static(program):
+            if len(program) <= MAX_SIZE and architecture.is_static(program):
                 return program
     raise BuildError(
         "there is no static `busybox` on this machine to start from",
@@ -77,49 +78,36 @@ def _of_host(environment: Mapping[str, str]) -> bytes:
     )
 
 
-def _check(program: bytes, origin: str) -> None:
+def _made_for(request: Request, program: bytes, origin: str) -> str:
+    """For which architecture the program is, that it has to run for."""
     made_for = architecture.from_elf(program[:64])
-    if made_for is None or not is_static(program):
+    if made_for is None or len(program) > MAX_SIZE or not architecture.is_static(program):
         raise BuildError(f"{origin} is not a static program for Linux")
-    if not architecture.runnable(made_for):
+    if request.machine and made_for != request.machine:
         raise BuildError(
-            f"{origin} is for {made_for}",
-            why=f"this machine is {architecture.host_architecture()}",
+            f"{origin} is for {made_for} and not for {request.machine}",
+            remedy="`MirrorURL` names one for that machine",
         )
+    if not emulation.possible(made_for, request.environment):
+        raise BuildError(
+            f"{origin} cannot run here", why=emulation.why_not(made_for), remedy=emulation.remedy()
+        )
+    return made_for
 
 
-def is_static(program: bytes) -> bool:
-    """Whether an ELF program is whole and has no interpreter (elf(5): no PT_INTERP among the program headers)."""
-    if len(program) < 64 or program[:4] != b"\x7fELF" or len(program) > MAX_SIZE:
-        return False
-    order = "little" if program[5] == 1 else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(program[at : at + size], order)  # type: ignore[arg-type]
-
-    wide = program[4] == 2
-    table, entry, count = (
-        (number(32, 8), number(54, 2), number(56, 2))
-        if wide
-        else (number(28, 4), number(42, 2), number(44, 2))
-    )
-    return all(number(table + index * entry, 4) != 3 for index in range(count))
-
-
-def _list(request: Request, root: str) -> str:
+def _list(request: Request, root: str, made_for: str) -> str:
     """What the program says its applets are, run in the new root: it may come from anywhere."""
-    return request.capture(
-        Plan(
-            identity=request.scene.identity,
-            root=DirectoryRoot(root),
-            surface=ReadOnlySurface(),
-            mounts=(),
-            process=Process("exec", ("/bin/busybox", "--list-full"), Environment(scripts=False), cwd=("/",)),
-            namespaces=("pid",),
-            name="busybox",
-            reporter=request.scene.reporter,
-        )
+    plan = Plan(
+        identity=request.scene.identity,
+        root=DirectoryRoot(root),
+        surface=ReadOnlySurface(),
+        mounts=() if architecture.runnable(made_for) else (Proc(origin="busybox"),),
+        process=Process("exec", ("/bin/busybox", "--list-full"), Environment(scripts=False), cwd=("/",)),
+        namespaces=("pid",),
+        name="busybox",
+        reporter=request.scene.reporter,
     )
+    return request.capture(emulation.furnished(plan, made_for, "busybox", request.environment))
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

@@ -3,6 +3,9 @@
 debootstrap prepares its target with device nodes, which no user can make. The core mounts a minimal /dev there
 beforehand and debootstrap is told that it is in a container, where it takes what is there. Where only mmdebstrap is
 installed, that does the work; it mounts devices itself, which a root of a single id cannot.
+
+For another architecture debootstrap only unpacks; its second stage, in which the packages' programs run, is a step in the new root, with an
+emulator as such steps have.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ import re
 import shutil
 from dataclasses import dataclass
 
-from soliton.build import plans
+from soliton.build import emulation, plans
 from soliton.build.bootstrap import packages
 from soliton.build.bootstrap.base import Base, Request
 from soliton.errors import BuildError
 from soliton.images import architecture
-from soliton.launch.plan import Dev, DirectoryRoot, DirectSurface, Mount
+from soliton.launch.plan import Dev, DirectoryRoot, DirectSurface, Environment, Mount, Plan, Proc, Process
 
 #: OCI name → Debian's.
 _DEBIAN = {
@@ -41,19 +44,21 @@ def bootstrap(request: Request) -> Base:
     search = packages.search_path(request.environment)
     program = shutil.which("debootstrap", path=search)
     second = shutil.which("mmdebstrap", path=search)
-    if program is None and (second is None or request.scene.single_id):
+    machine = request.machine or architecture.host_architecture()
+    foreign = not architecture.runnable(machine)
+    if program is None and (second is None or request.scene.single_id or foreign):
         raise BuildError(
             "`debootstrap` is not on this machine",
             why=f"{request.name}:{request.header.line} says `Bootstrap: debootstrap`",
             remedy="have the Debian package debootstrap installed, or start from `docker://debian`",
         )
-    wanted = read_header(request)
+    wanted = read_header(request, machine)
     root = request.workspace.folder(request.folder, "base", mode=0o755)
     place = mount_point(root, wanted.mirror)
     variables = {"PATH": search, "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
     mounts: tuple[Mount, ...] = ()
     if program is not None:
-        argv = debootstrap(program, wanted, place)
+        argv = debootstrap(program, wanted, place, foreign=foreign)
         variables["container"] = "lxc"
         mounts = (Dev(minimal=True, origin="debootstrap"),)
         for folder in ("dev", "proc", "sys"):
@@ -64,7 +69,42 @@ def bootstrap(request: Request) -> Base:
         variables["TMPDIR"] = request.workspace.folder(request.folder, "mmdebstrap", mode=0o755)
     scene = request.scene_of(DirectoryRoot(root), DirectSurface())
     request.execute(plans.on_host(scene, argv, place, request.cwd, mounts=mounts, more=variables))
-    return Base(DirectoryRoot(root), is_image=False, architecture=architecture.host_architecture())
+    if foreign:
+        request.execute(second_stage(request, root, machine))
+    return Base(DirectoryRoot(root), is_image=False, architecture=machine)
+
+
+def second_stage(request: Request, root: str, machine: str) -> Plan:
+    """Where the packages' own programs run."""
+    scene = request.scene
+    variables = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "container": "lxc",
+        **plans.same_everywhere(scene),
+    }
+    plan = Plan(
+        identity=scene.identity,
+        root=DirectoryRoot(root),
+        surface=DirectSurface(),
+        mounts=(Proc(origin="debootstrap"), Dev(minimal=True, origin="debootstrap")),
+        process=Process(
+            "exec",
+            ("/debootstrap/debootstrap", "--second-stage"),
+            Environment(fixed=variables, evaluate=False, scripts=False),
+            cwd=("/",),
+            umask=0o022,
+            capabilities="all",
+            emulate_root=scene.single_id,
+            emulate_devices=scene.mapped and not scene.single_id,
+        ),
+        namespaces=("pid", "uts"),
+        hostname=plans.HOSTNAME,
+        name="debootstrap",
+        reporter=scene.reporter,
+    )
+    return emulation.furnished(plan, machine, f"Debian's {machine}", request.environment)
 
 
 def mount_point(root: str, mirror: str) -> str:
@@ -86,10 +126,11 @@ class Wanted:
     machine: str
 
 
-def debootstrap(program: str, wanted: Wanted, target: str) -> tuple[str, ...]:
-    """argv of debootstrap."""
+def debootstrap(program: str, wanted: Wanted, target: str, *, foreign: bool = False) -> tuple[str, ...]:
+    """argv of debootstrap. foreign: of its first stage only."""
     return (
         program,
+        *(("--foreign",) if foreign else ()),
         "--variant=minbase",
         f"--include={','.join(wanted.packages)}",
         f"--arch={wanted.machine}",
@@ -115,8 +156,8 @@ def mmdebstrap(program: str, wanted: Wanted, target: str) -> tuple[str, ...]:
     )
 
 
-def read_header(request: Request) -> Wanted:
-    """The header's values. Raises BuildError for names that are none."""
+def read_header(request: Request, machine: str) -> Wanted:
+    """The header's values. machine: OCI name. Raises BuildError for names that are none."""
     header = request.header
     suite = header.get("osversion")
     if not _SUITE.fullmatch(suite):
@@ -137,5 +178,4 @@ def read_header(request: Request) -> Wanted:
             f"{request.name}:{header.line_of('mirrorurl')}: `{mirror[:60]}` is not the address of a mirror",
             why="expected http://…, https://… or a directory",
         )
-    host = architecture.host_architecture()
-    return Wanted(suite, ("apt", *filter(None, names.split(","))), mirror, _DEBIAN.get(host, host))
+    return Wanted(suite, ("apt", *filter(None, names.split(","))), mirror, _DEBIAN.get(machine, machine))
