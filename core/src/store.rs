@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -35,9 +35,13 @@ fn is_private(stat: &Stat) -> bool {
         && stat.st_mode & 0o077 == 0
 }
 
-fn open(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    open_at(CWD, path)
+}
+
+fn open_at(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let directory = rustix::fs::openat(at, path, flags, Mode::empty())?;
     if is_private(&rustix::fs::fstat(&directory)?) { Ok(directory) } else { Err(Errno::PERM) }
 }
 
@@ -50,6 +54,10 @@ impl Store {
     /// Opens it, made anew if it is not there.
     pub fn open_or_make() -> Result<Store, Errno> {
         let path = path();
+        match open(&path) {
+            Err(Errno::NOENT) => {}
+            found => return Ok(Store { directory: found? }),
+        }
         match rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(PRIVATE)) {
             Ok(()) | Err(Errno::EXIST) => Ok(Store { directory: open(&path)? }),
             Err(errno) => Err(errno),
@@ -58,13 +66,16 @@ impl Store {
 
     /// A directory of its own for one purpose, made anew if it is not there.
     pub fn folder(&self, name: &str) -> Result<Store, Errno> {
-        match rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(PRIVATE)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
-        if is_private(&rustix::fs::fstat(&directory)?) { Ok(Store { directory }) } else { Err(Errno::PERM) }
+        let found = match open_at(self.directory(), name.as_ref()) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(PRIVATE)) {
+                    Ok(()) | Err(Errno::EXIST) => open_at(self.directory(), name.as_ref()),
+                    Err(errno) => Err(errno),
+                }
+            }
+            found => found,
+        };
+        Ok(Store { directory: found? })
     }
 
     /// The same directory by another descriptor, above the standard ones.

@@ -25,9 +25,9 @@ def own(soliton: Program, tmp_path: Path) -> Iterator[Program]:
     runtime.mkdir(mode=0o700)
     program = soliton.having(XDG_RUNTIME_DIR=str(runtime), SOLITON_IMAGE_SERVER="60")
     yield program
-    for pid in servers_of(tmp_path):
+    for pid in servers_of(tmp_path) + holders(program):
         os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not servers_of(tmp_path))
+    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
 
 
 def servers_of(folder: Path) -> list[int]:
@@ -56,6 +56,20 @@ def wait_until(condition: object) -> None:
 def sockets(program: Program) -> list[str]:
     folder = Path(program.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts"
     return sorted(p.name for p in folder.iterdir() if p.is_socket()) if folder.exists() else []
+
+
+def holders(program: Program) -> list[int]:
+    """Processes that hold nothing but a user namespace."""
+    folder = Path(program.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts"
+    links = [p for p in folder.iterdir() if p.is_symlink()] if folder.exists() else []
+    found = [int(os.readlink(link).partition(":")[0]) for link in links]
+    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+def listed(program: Program) -> dict[str | None, int]:
+    """What is mounted, and for how many processes."""
+    mounts = json.loads(program("mounts", "list", "--json").ok().out)["mounts"]
+    return {mount["image"]: mount["processes"] for mount in mounts}
 
 
 def namespace(program: Program, image: Path, *options: str) -> str:
@@ -232,6 +246,8 @@ def test_a_limited_process_starts_no_server_that_others_would_lose(own: Program,
         check=True,
     )
     assert done.returncode == 0 and not sockets(own)
+    # But in the user namespace of the job's it is.
+    assert len(holders(own)) == 1
 
 
 def test_different_images_of_one_job_started_at_once_are_in_one_user_namespace(
@@ -271,11 +287,15 @@ def test_an_image_is_let_go_of_while_another_of_the_job_is_in_use(
     wait_until(lambda: not servers_of(tmp_path))
 
 
-@pytest.mark.parametrize("images", [1, 2])
-def test_ranks_may_read_each_other_s_memory(own: Program, image: Path, tmp_path: Path, images: int) -> None:
+@pytest.mark.parametrize("first", ["image", "sandbox"])
+@pytest.mark.parametrize("second", ["image", "other", "sandbox"])
+def test_ranks_may_read_each_other_s_memory(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path, first: str, second: str
+) -> None:
     """What MPI does on one node (process_vm_readv(2)): both sides have to be in one user namespace, also where they run
     different programs from different images."""
-    second = image if images == 1 else Path(shutil.copy(image, tmp_path / "other.sif"))
+    roots = {"image": image, "sandbox": busybox_sandbox, "other": tmp_path / "other.sif"}
+    shutil.copy(image, roots["other"])
     probe = (
         "import ctypes, subprocess, sys\n"
         "class Iovec(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]\n"
@@ -296,7 +316,7 @@ def test_ranks_may_read_each_other_s_memory(own: Program, image: Path, tmp_path:
     binds = [f"--bind={path}" for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
     python = "/usr/bin/python3"
     with subprocess.Popen(
-        [own.name, "exec", *binds, str(image), python, "-c", partner],
+        [own.name, "exec", *binds, roots[first], python, "-c", partner],
         env=own.environment(),
         cwd=own.cwd,
         stdin=subprocess.PIPE,
@@ -307,8 +327,120 @@ def test_ranks_may_read_each_other_s_memory(own: Program, image: Path, tmp_path:
         pid, address = rank.stdout.readline().split()
         # Where Yama allows it to descendants only (ptrace_scope 1), that is the host's rule and not the container's.
         scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-        answer = own("exec", *binds, second, python, "-c", probe, pid, address).ok().out.strip()
+        answer = own("exec", *binds, roots[second], python, "-c", probe, pid, address).ok().out.strip()
         rank.stdin.close()
-    assert len(sockets(own)) == images
+    assert len(sockets(own)) == len({first, second} - {"sandbox"})
     allowed = not scope.exists() or scope.read_text().strip() == "0"
     assert answer == ("b'rank0'" if allowed else "1")
+
+
+def test_containers_from_directories_are_in_the_user_namespace_of_the_job(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    layer = tmp_path / "layer"
+    (layer / "upper").mkdir(parents=True)
+    first = namespace(own, busybox_sandbox)
+    for root, options in (
+        (busybox_sandbox, ("--pid", "--contain")),
+        (busybox_sandbox, ("--writable-tmpfs",)),
+        (image, ()),
+        (image, ("--overlay", f"{layer}:ro")),
+        (busybox_sandbox, ("--overlay", f"{layer}:ro")),
+    ):
+        assert namespace(own, root, *options) == first
+    assert len(holders(own)) == len(servers_of(tmp_path)) == 1
+    assert namespace(own.having(SOLITON_IMAGE_SERVER="off"), busybox_sandbox) != first
+
+
+def test_many_from_a_directory_at_once_are_in_one_user_namespace(own: Program, busybox_sandbox: Path) -> None:
+    ranks = [own.start("exec", busybox_sandbox, *_NAMESPACE) for _ in range(16)]
+    assert len({rank.communicate(timeout=60)[0] for rank in ranks}) == 1
+    assert len(holders(own)) == 1
+
+
+def test_who_holds_a_user_namespace_ends_when_nobody_is_left(own: Program, busybox_sandbox: Path) -> None:
+    program = own.having(SOLITON_IMAGE_SERVER="1")
+    with program.start("exec", busybox_sandbox, "sleep", "98767") as running:
+        wait_until(lambda: holders(program))
+        holder = holders(program)
+        time.sleep(2.5)
+        assert namespace(program, busybox_sandbox).strip() == os.readlink(f"/proc/{running.pid}/ns/user")
+        assert holders(program) == holder
+        running.kill()
+    wait_until(lambda: not holders(program))
+    # Without any idle time too, and whoever started it came in.
+    program.having(SOLITON_IMAGE_SERVER="0")("exec", busybox_sandbox, "true").ok()
+    wait_until(lambda: not any((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir()))
+
+
+def test_who_holds_a_user_namespace_may_be_killed(own: Program, busybox_sandbox: Path) -> None:
+    first = namespace(own, busybox_sandbox)
+    (holder,) = holders(own)
+    os.kill(holder, signal.SIGKILL)
+    wait_until(lambda: not holders(own))
+    assert namespace(own, busybox_sandbox) != first
+    assert len(holders(own)) == 1
+
+
+@pytest.mark.parametrize(("root", "options"), [("image", ("--writable-tmpfs",)), ("sandbox", ())])
+def test_an_instance_counts_as_a_user_although_nobody_may_look_at_it(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path, root: str, options: tuple[str, ...]
+) -> None:
+    """Nothing runs in it but what watches over it; what it has of the image is a layer of its overlay."""
+    program = own.having(SOLITON_IMAGE_SERVER="1")
+    path = image if root == "image" else busybox_sandbox
+    program("instance", "start", *options, path, "idle").ok()
+    served = servers_of(tmp_path) + holders(program)
+    assert len(served) == 1
+    time.sleep(2.5)
+    inside = program("exec", "instance://idle", *_NAMESPACE).ok().out
+    assert namespace(program, path) == inside
+    assert servers_of(tmp_path) + holders(program) == served
+    program("instance", "stop", "idle").ok()
+    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
+
+
+def test_what_is_left_of_who_asked_keeps_the_image_of_an_overlay(
+    own: Program, image: Path, tmp_path: Path
+) -> None:
+    program = own.having(SOLITON_IMAGE_SERVER="1")
+    # The process that asked has ended; its child has the image as a layer only.
+    program("exec", "--writable-tmpfs", image, "sh", "-c", "sleep 6 >/dev/null 2>&1 &").ok()
+    server = servers_of(tmp_path)
+    time.sleep(2.5)
+    program("exec", image, "true").ok()
+    assert servers_of(tmp_path) == server and len(server) == 1
+
+
+def test_processes_are_counted_for_the_image_that_they_have(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copy(image, tmp_path / "other.sif"))
+    starts = [(image,), (image,), ("--writable-tmpfs", other), (busybox_sandbox,)]
+    running = [own.start("exec", *words, "sh", "-c", "echo in; exec sleep 98768") for words in starts]
+    for each in running:
+        assert each.stdout is not None and each.stdout.readline() == b"in\n"
+    assert listed(own) == {str(image): 2, str(other): 1, None: 1}
+    assert "(containers from directories)" in own("mounts", "list").ok().out
+    own("mounts", "stop").ok()
+    assert listed(own) == {} and not holders(own)
+    for each in running:
+        each.kill()
+        each.communicate()
+    wait_until(lambda: not servers_of(tmp_path))
+    assert not list((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir())
+
+
+def test_what_was_left_by_who_was_killed_goes_with_the_next(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    folder = Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts"
+    own("exec", image, "true").ok()
+    own("exec", busybox_sandbox, "true").ok()
+    for pid in servers_of(tmp_path) + holders(own):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not servers_of(tmp_path) and not holders(own))
+    assert list(folder.iterdir())
+    other = Path(shutil.copy(image, tmp_path / "other.sif"))
+    own.having(SOLITON_IMAGE_SERVER="0")("exec", other, "true").ok()
+    wait_until(lambda: not list(folder.iterdir()))

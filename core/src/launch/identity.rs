@@ -20,6 +20,8 @@ use crate::text::Text;
 
 /// More than a helper ever has to say.
 const LONGEST_COMPLAINT: u64 = 4096;
+/// More than the 340 lines of a map (user_namespaces(7)).
+const LONGEST_MAP: u64 = 1 << 16;
 
 /// Enters the identity's user namespace; does nothing where it has none.
 ///
@@ -104,8 +106,7 @@ impl<'a> Map<'a> {
     /// Compares the kernel's map with the one asked for, which no helper can be trusted to have written.
     fn read_back(&self) -> Result<(), Failure> {
         let path = format!("/proc/self/{}", self.file);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Failure::new("confinement", self.file, errno_of(&error)))?;
+        let text = read(&path).map_err(|error| Failure::new("confinement", self.file, errno_of(&error)))?;
         let sorted = |text: &str| {
             let numbers = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect();
             let mut lines: Vec<Vec<String>> = text.lines().map(numbers).collect();
@@ -145,6 +146,13 @@ impl<'a> Map<'a> {
 fn write_file(path: &str, text: &str) -> Result<(), Errno> {
     let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(|error| errno_of(&error))?;
     file.write_all(text.as_bytes()).map_err(|error| errno_of(&error))
+}
+
+/// Reads a file of /proc, mostly in one piece.
+fn read(path: &str) -> std::io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    std::fs::File::open(path)?.take(LONGEST_MAP).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

@@ -145,9 +145,7 @@ fn assemble<'p>(
     let mut programs = fusemount::prepare(plan, umask, instance.map(Instance::logs))?;
     let image = image.map_or_else(|| root::OpenImage::of(plan), |image| Ok(Some(image)))?;
     let (namespace, tree, shapes) = match shared::join(plan, image.as_ref()) {
-        Some(shared::Joined { user_namespace, tree, shapes }) => {
-            (Some(user_namespace), Some(tree), Some(shapes))
-        }
+        Some(shared::Joined { user_namespace, tree, shapes }) => (Some(user_namespace), tree, shapes),
         None => (None, None, None),
     };
     namespaces::enter(plan, namespace.as_ref().map(AsFd::as_fd))?;

@@ -54,10 +54,18 @@ pub struct OpenImage {
 }
 
 impl OpenImage {
-    /// The image that is a plan's root; `None` where it has another kind of root.
+    /// The image that is a plan's root, or the lowest layer of that; `None` where it is something else.
     pub fn of(plan: &Plan) -> Result<Option<OpenImage>, Failure> {
-        let Root::Image(image) = &plan.root else { return Ok(None) };
-        open_image(image).map(Some)
+        lowest(&plan.root).map(open_image).transpose()
+    }
+}
+
+/// The image that is a root, or the lowest of its layers.
+pub fn lowest(root: &Root) -> Option<&ImageRoot> {
+    match root {
+        Root::Image(image) => Some(image),
+        Root::Stack(layers) => layers.first().and_then(lowest),
+        Root::Directory(_) | Root::Ext(_) => None,
     }
 }
 
@@ -75,7 +83,8 @@ impl Opened {
         missing: Vec<Missing>,
         shapes: Option<shared::Shaper>,
     ) -> (Opened, Vec<Missing>) {
-        let fits = matches!(plan.surface, Surface::ReadOnly(Layer::Auto | Layer::Overlay));
+        let fits =
+            matches!(plan.surface, Surface::ReadOnly(Layer::Auto | Layer::Overlay)) && self.layers.is_empty();
         match shapes.filter(|_| fits).and_then(|shapes| shapes.shape(&missing)) {
             Some(tree) => (Opened { tree, ..self }, Vec::new()),
             None => (self, missing),
@@ -83,8 +92,8 @@ impl Opened {
     }
 }
 
-/// Opens a plan's root and upper directories on the host. image: the root, where it is one. shared: the same, if another
-/// process mounted it.
+/// Opens a plan's root and upper directories on the host. image: the root or its lowest layer, where it is one. shared: the
+/// same, if another process mounted it.
 pub fn open(plan: &Plan, image: Option<OpenImage>, shared: Option<OwnedFd>) -> Result<Opened, Failure> {
     let mut keeper = None;
     let upper = match &plan.surface {
@@ -336,7 +345,7 @@ pub fn assemble(
                 session.attach(tree.as_fd(), "root")?;
                 return Ok(tree);
             }
-            session.attach(tree.as_fd(), "lower")?;
+            session.attach(tree.as_fd(), &lowest_name(tree.as_fd())?)?;
             // An overlay looks each name up anew for every container and the image's server is asked again; where
             // next to nothing has to be bound, what the kernel knows of the image is used as it is.
             let cheap = *layer == Layer::Auto && underlay::is_cheap(missing);
@@ -350,7 +359,7 @@ pub fn assemble(
             underlay::assemble(tree, missing, session, attributes)
         }
         Surface::Tmpfs { size } => {
-            session.attach(tree.as_fd(), "lower")?;
+            session.attach(tree.as_fd(), &lowest_name(tree.as_fd())?)?;
             let store = trees::tmpfs(*size, 0o755, trees::INERT).failed("mount", "tmpfs")?;
             session.attach(store.as_fd(), "store")?;
             let image = resolve::kind_of(tree.as_fd()).failed("image", "fstat")?.1;
@@ -362,7 +371,7 @@ pub fn assemble(
             overlay(session, &lower, Some((at("store/upper"), at("store/work"))), plan, attributes)
         }
         Surface::Upper { .. } => {
-            session.attach(tree.as_fd(), "lower")?;
+            session.attach(tree.as_fd(), &lowest_name(tree.as_fd())?)?;
             let mut lower = lower_layers(tree.as_fd(), &layers, missing, session)?;
             if let Some(keeper) = &keeper {
                 session.attach(keeper.as_fd(), "keeper")?;
@@ -400,6 +409,11 @@ fn attributes(plan: &Plan) -> MountAttrFlags {
     attributes
 }
 
+/// What the lowest layer is called in the session: a shared image's server knows by it who has that.
+fn lowest_name(layer: BorrowedFd<'_>) -> Result<String, Failure> {
+    Ok(shared::layer_of(resolve::kind_of(layer).failed("image", "fstat")?.1.st_dev))
+}
+
 /// The lower layers of an overlay, uppermost first: the skeleton if one is needed, and the image or what it is stacked
 /// from. Names in the session: the kernel takes 255 bytes of them.
 fn lower_layers(
@@ -408,9 +422,10 @@ fn lower_layers(
     missing: &[Missing],
     session: &Session,
 ) -> Result<String, Failure> {
-    let mut lower = "lower".to_owned();
+    let mut lower = lowest_name(image)?;
     if !layers.is_empty() {
-        let names: Vec<String> = (0..layers.len()).map(|number| number.to_string()).collect();
+        let mut names: Vec<String> = (0..layers.len()).map(|number| number.to_string()).collect();
+        names[0] = lowest_name(layers[0].as_fd())?;
         for (layer, name) in layers.iter().zip(&names) {
             session.attach(layer.as_fd(), name)?;
         }

@@ -8,19 +8,23 @@ use sha2::{Digest, Sha256};
 use crate::plan::{IdRange, Identity, ImageRoot};
 
 /// Changes whenever a server of this program would not do for one of another version.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Bytes of a digest that make a name.
 const LENGTH: usize = 16;
+
+/// What stands in the name of a server for the image, where it has none (`soliton/api/mounts.py`).
+const WITHOUT_IMAGE: &str = "namespace";
 
 /// The names by which launches find each other.
 pub struct Key {
     /// Of those who may be in one user namespace: who is mapped to whom, the job, and the namespaces that they start from.
     pub job: String,
-    /// Of those who may share a server besides: the image as it is now. Begins with the job's.
+    /// Of those who may share a server besides: the image as it is now, if there is one. Begins with the job's.
     pub server: String,
 }
 
-pub fn of(identity: &Identity, root: &ImageRoot, status: &Stat) -> Option<Key> {
+/// image: where it is, and its status. `None`: it is the user namespace alone that is shared.
+pub fn of(identity: &Identity, image: Option<(&ImageRoot, &Stat)>) -> Option<Key> {
     let mut job = Hash(Sha256::new());
     job.number(u64::from(VERSION));
     job.text(env!("CARGO_PKG_VERSION").as_bytes());
@@ -33,6 +37,11 @@ pub fn of(identity: &Identity, root: &ImageRoot, status: &Stat) -> Option<Key> {
     job.number(top.ino());
     job.text(&groups_of(&std::fs::read("/proc/self/cgroup").ok()?));
 
+    let job = job.text_form();
+    let Some((root, status)) = image else {
+        let server = format!("{job}-{WITHOUT_IMAGE}");
+        return Some(Key { job, server });
+    };
     let mut image = Hash(Sha256::new());
     for number in [
         status.st_dev,
@@ -48,7 +57,6 @@ pub fn of(identity: &Identity, root: &ImageRoot, status: &Stat) -> Option<Key> {
     ] {
         image.number(number);
     }
-    let job = job.text_form();
     let server = format!("{job}-{}", image.text_form());
     Some(Key { job, server })
 }
@@ -56,7 +64,7 @@ pub fn of(identity: &Identity, root: &ImageRoot, status: &Stat) -> Option<Key> {
 /// The control groups of a job, without the part that each of its tasks has of its own (`task_3` below a Slurm step).
 ///
 /// A server belongs to the group it was started in, and ends with it: so it is shared within that group only.
-fn groups_of(groups: &[u8]) -> Vec<u8> {
+pub fn groups_of(groups: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for line in groups.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         let components = line.split(|&byte| byte == b'/');
@@ -65,6 +73,11 @@ fn groups_of(groups: &[u8]) -> Vec<u8> {
         text.push(b'\n');
     }
     text
+}
+
+/// Whether a server of this name has no image.
+pub fn is_without_image(name: &str) -> bool {
+    name.strip_suffix(WITHOUT_IMAGE).is_some_and(|job| job.ends_with('-'))
 }
 
 struct Hash(Sha256);

@@ -7,9 +7,12 @@
 //! waking up the server.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::Dev;
 use rustix::io::Errno;
+
+use super::users::layer_of;
 
 use crate::launch::failure::{Context, Failure};
 use crate::launch::mounts::Missing;
@@ -26,8 +29,7 @@ pub const LONGEST_WISH: usize = 8 << 10;
 /// Room for directories and empty files.
 const SIZE: u64 = 1 << 20;
 
-/// Names of the server's session.
-const IMAGE: &str = "image";
+/// The name of the upper layer in the server's session.
 const SKELETON: &str = "skeleton";
 
 /// What a launch wishes for, in the form in which it is sent. None where there is more than a shape may have.
@@ -62,6 +64,8 @@ pub struct Shapes {
     session: Session,
     /// The mounted image.
     image: OwnedFd,
+    /// What it is called in the session.
+    name: String,
     /// What there is, the latest used last.
     made: VecDeque<Made>,
     /// How many there have been.
@@ -78,8 +82,9 @@ struct Made {
 impl Shapes {
     /// Attaches the image in a session of the server's.
     pub fn of(image: OwnedFd, session: Session) -> Result<Shapes, Failure> {
-        session.attach(image.as_fd(), IMAGE)?;
-        let mut shapes = Shapes { session, image, made: VecDeque::new(), count: 0 };
+        let name = layer_of(rustix::fs::fstat(&image).failed("image", "fstat")?.st_dev);
+        session.attach(image.as_fd(), &name)?;
+        let mut shapes = Shapes { session, image, name, made: VecDeque::new(), count: 0 };
         // Not every kernel lets users have overlays; then there is the image alone.
         if let Ok(plain) = shapes.make(&[]) {
             shapes.made.push_back(plain);
@@ -109,9 +114,9 @@ impl Shapes {
         clone
     }
 
-    /// Everything that containers may have as their root.
-    pub fn mounts(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.image.as_fd()).chain(self.made.iter().map(|made| made.mount.as_fd()))
+    /// The number by which the kernel shows the image in lists of mounts.
+    pub fn device(&self) -> Result<Dev, Errno> {
+        Ok(rustix::fs::fstat(&self.image)?.st_dev)
     }
 
     fn make(&mut self, wish: &[u8]) -> Result<Made, Failure> {
@@ -126,7 +131,7 @@ impl Shapes {
         let skeleton = trees::tmpfs(SIZE, 0o755, trees::INERT).failed("mount", "tmpfs")?;
         root::make_skeleton(skeleton.as_fd(), self.image.as_fd(), &missing)?;
         self.session.attach(skeleton.as_fd(), SKELETON)?;
-        let layers = format!("{SKELETON}:{IMAGE}");
+        let layers = format!("{SKELETON}:{}", self.name);
         let mount = self.session.within(|| root::unwritable_overlay(layers.into_bytes()));
         // The overlay keeps what it lies on.
         self.session.detach(SKELETON)?;

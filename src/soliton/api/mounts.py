@@ -1,7 +1,8 @@
 """The images that the caller's containers share on this node: which they are, and letting go of them.
 
 Each is served by a process that listens in the private directory of the user (`core/src/shared`). Which process that is the kernel
-tells of its socket; the image, the mounts of that process; who uses it, the user namespaces of all.
+tells of its socket; the image, the mounts of that process; who uses it, the mounts of all in its user namespace. A process without
+any image holds that namespace for containers from directories; it is named by a link.
 """
 
 from __future__ import annotations
@@ -19,18 +20,24 @@ from soliton.errors import SolitonError
 from soliton.launch.shortcut import STORE_VARIABLE
 
 _FOLDER = "mounts"
+#: How the name of a server ends that has no image (`core/src/shared/key.rs`).
+_WITHOUT_IMAGE = "-namespace"
 #: A server that was asked to let go does so at once, unless a launch is just joining.
 _PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
 class Mounted:
-    """image: its path when it was mounted. pid: of the server. processes: of containers in its user namespace, which those of
-    other images of the same job share."""
+    """image: its path when it was mounted; None where containers from directories share nothing but their user namespace.
+    pid: of the server. processes: of containers that use it."""
 
-    image: str
+    image: str | None
     pid: int
     processes: int
+
+    @property
+    def title(self) -> str:
+        return self.image or "(containers from directories)"
 
 
 def mounted() -> list[Mounted]:
@@ -39,15 +46,20 @@ def mounted() -> list[Mounted]:
     if folder is None:
         return []
     try:
-        found = []
+        servers: dict[int, _Mount | None] = {}
         for name in sorted(os.listdir(folder)):
-            pid = None if "." in name else _listening(folder, name)
-            image = _image_of(pid) if pid else None
-            if pid and image:
-                found.append(Mounted(image, pid, _users_of(pid)))
-        return sorted(found, key=lambda mount: (mount.image, mount.pid))
+            if "." in name:
+                continue
+            if name.endswith(_WITHOUT_IMAGE):
+                if pid := _holding(folder, name):
+                    servers[pid] = None
+            elif (pid := _listening(folder, name)) and (mount := _mount_of(pid)):
+                servers[pid] = mount
     finally:
         os.close(folder)
+    users = _users(servers)
+    found = [Mounted(mount.image if mount else None, pid, users[pid]) for pid, mount in servers.items()]
+    return sorted(found, key=lambda mount: (mount.image or "", mount.pid))
 
 
 def stop(mount: Mounted) -> None:
@@ -58,9 +70,10 @@ def stop(mount: Mounted) -> None:
     while any(other.pid == mount.pid for other in mounted()):
         if time.monotonic() > until:
             raise SolitonError(
-                f"`{mount.image}` is not let go of",
+                f"`{mount.title}` is not let go of",
                 why=f"process {mount.pid} does not react",
-                remedy=f"end it with `kill -9 {mount.pid}`; containers that use it lose their files then",
+                remedy=f"end it with `kill -9 {mount.pid}`"
+                + ("; containers that use it lose their files then" if mount.image else ""),
             )
         time.sleep(0.02)
 
@@ -100,16 +113,33 @@ def _listening(folder: int, name: str) -> int | None:
     return pid if uid == os.geteuid() and pid else None
 
 
-def _image_of(pid: int) -> str | None:
-    """What a server has mounted: the source of the one file system that soliton serves there."""
+def _holding(folder: int, name: str) -> int | None:
+    """The process that a link names as holding a user namespace (`core/src/shared/namespace.rs`); None where it has ended."""
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                kind, _, rest = line.partition(" - ")[2].partition(" ")
-                if kind == "fuse.soliton":
-                    return _unescaped(rest.split(" ")[0])
+        pid, _, inode = os.readlink(name, dir_fd=folder).partition(":")
     except OSError:
-        pass
+        return None
+    there = _namespace(pid) if pid.isdigit() else None
+    return int(pid) if there and str(there[1]) == inode else None
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """marks: of which one is in the /proc/PID/mountinfo of whoever has it, as a mount or as a layer of an overlay."""
+
+    image: str
+    marks: tuple[str, str]
+
+
+def _mount_of(pid: int) -> _Mount | None:
+    """What a server has mounted: the one file system that soliton serves there."""
+    for line in _text(f"/proc/{pid}/mountinfo").splitlines():
+        kind, _, rest = line.partition(" - ")[2].partition(" ")
+        if kind == "fuse.soliton":
+            device = line.split(" ")[2]
+            # As `core/src/shared/users.rs` names layers.
+            marks = (f" {device} ", f"image.{device.replace(':', '.')}.layer")
+            return _Mount(_unescaped(rest.split(" ")[0]), marks)
     return None
 
 
@@ -120,21 +150,37 @@ def _unescaped(text: str) -> str:
     return text.replace("\\134", "\\")
 
 
-def _is_server(pid: str) -> bool:
-    with open(f"/proc/{pid}/comm", "rb") as comm:
-        return comm.read() == b"soliton-image\n"
-
-
-def _users_of(server: int) -> int:
-    """Processes in the user namespace of a server that are no servers."""
-    try:
-        own = os.stat(f"/proc/{server}/ns/user")
-    except OSError:
-        return 0
-    count = 0
+def _users(servers: dict[int, _Mount | None]) -> dict[int, int]:
+    """For each server how many processes use it: those that have its image or, where it has none, those in its user namespace
+    that have no image of another server's."""
+    count = dict.fromkeys(servers, 0)
+    namespaces = {pid: _namespace(pid) for pid in servers}
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != server:
-            with contextlib.suppress(OSError):
-                joined = os.path.samestat(os.stat(f"/proc/{name}/ns/user"), own)
-                count += joined and not _is_server(name)
+        namespace = _namespace(name) if name.isdigit() else None
+        here = [pid for pid in servers if namespace and namespaces[pid] == namespace]
+        if not here or _text(f"/proc/{name}/comm").startswith("soliton-"):
+            continue
+        mounts = _text(f"/proc/{name}/mountinfo")
+        having = [
+            pid for pid in here if (mount := servers[pid]) and any(mark in mounts for mark in mount.marks)
+        ]
+        for pid in having or [pid for pid in here if servers[pid] is None]:
+            count[pid] += 1
     return count
+
+
+def _namespace(pid: int | str) -> tuple[int, int] | None:
+    """The user namespace of a process."""
+    try:
+        found = os.stat(f"/proc/{pid}/ns/user")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

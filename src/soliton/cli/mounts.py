@@ -23,7 +23,7 @@ def list_(invocation: Invocation) -> int:
         return 0
     print(f"{'PID':<10} {'PROCESSES':<10} IMAGE")  # noqa: T201
     for mount in found:
-        print(f"{mount.pid:<10} {mount.processes:<10} {mount.image}")  # noqa: T201
+        print(f"{mount.pid:<10} {mount.processes:<10} {mount.title}")  # noqa: T201
     return 0
 
 
@@ -40,11 +40,13 @@ def stop(invocation: Invocation) -> int:
     for mount in found:
         if not wanted or any(_same(name, mount.image) for name in wanted):
             stop_one(mount)
-            messages.info(f"{mount.image} is let go of")
+            messages.info(f"{mount.title} is let go of" if mount.image else "the user namespace is let go of")
     return 0
 
 
-def _same(name: str, image: str) -> bool:
+def _same(name: str, image: str | None) -> bool:
+    if image is None:
+        return False
     try:
         return os.path.abspath(name) == image or os.path.samefile(name, image)
     except OSError:

@@ -133,7 +133,7 @@ def compile(
         helper=connection.helper if connection else None,
         netns=netns,
         name=path.rstrip("/").rpartition("/")[2],
-        sharing=_sharing(root, host),
+        sharing=_sharing(host),
         reporter=reporter,
     )
 
@@ -194,10 +194,10 @@ def _layer(request: ActionRequest, config: Config) -> Literal["auto", "overlay",
     return "overlay" if config.enable_underlay == "no" else "auto"
 
 
-def _sharing(root: ImageRoot | DirectoryRoot | ExtRoot, host: Host) -> Sharing | None:
+def _sharing(host: Host) -> Sharing | None:
     """`SOLITON_IMAGE_SERVER` is `off`, or how many seconds an idle server of an image waits for the next launch."""
     wish = host.environment.get("SOLITON_IMAGE_SERVER", "").strip()
-    if not isinstance(root, ImageRoot) or wish == "off":
+    if wish == "off":
         return None
     if not wish:
         return Sharing()

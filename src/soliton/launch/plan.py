@@ -416,9 +416,9 @@ class Helper:
 
 @record
 class Sharing:
-    """The image may be mounted by a server that other launches of this job use too.
+    """The image may be mounted by a server that other launches of this job use too, and the user namespace is the job's.
 
-    idle: seconds without a new launch after which the server lets go of the image.
+    idle: seconds without a new launch after which the server lets go of both.
     """
 
     idle: int = 30
@@ -432,7 +432,7 @@ class Plan:
     host, whose own root stays `/`: for steps of a build that run outside the container (`%setup`).
     helper: connects a network namespace of the container's own. netns: an existing one that is joined.
     outfitter: argv of a program of the host that adds to the root before it is entered; the word ROOT stands for its path.
-    sharing: None mounts the image for this container alone.
+    sharing: None mounts the image for this container alone, in a user namespace of its own.
     attached: the container ends when the process that starts the core does, even if that is killed.
     reporter: argv that explains a failure; the core appends one argument, the failure as JSON.
     level: the least important messages that the core tells, a number of `soliton.messages`.
