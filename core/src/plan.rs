@@ -247,6 +247,7 @@ pub struct SynthesizedFile {
     pub target: Text,
     pub content: Text,
     pub mode: u32,
+    pub owner: Option<(u32, u32)>,
     pub optional: bool,
 }
 
@@ -322,6 +323,7 @@ struct MountRecord {
     pts: Option<bool>,
     content: Option<Text>,
     uid: Option<u32>,
+    owner: Option<(u32, u32)>,
     gid: Option<u32>,
     name: Option<Text>,
     gecos: Option<Text>,
@@ -393,6 +395,7 @@ impl TryFrom<MountRecord> for Mount {
                 target: needed(record.target, "target")?,
                 content: needed(record.content, "content")?,
                 mode: record.mode.unwrap_or(0o644),
+                owner: record.owner,
                 optional: record.optional,
             }),
             "passwd" => Mount::Passwd(PasswdFile {

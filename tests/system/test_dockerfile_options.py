@@ -135,11 +135,14 @@ USER jo
 WORKDIR /made/by/jo
 RUN test "$(id -u):$(id -g):$HOME" = 1234:1235:/home/jo && echo new > file && ln -s file link && busybox mkfifo pipe
 RUN echo more >> file; rm link; ln -s file ~/link; mkdir -p ~/deep/er; echo more >> ~/deep/file; touch ~/deep/file
+RUN --mount=type=cache,target=/c,uid=1234,gid=1235,mode=0700 --mount=type=secret,id=tok,uid=1234,gid=1235 \\
+  touch /c/x && test "$(stat -c %u:%g:%a /c):$(stat -c %u:%a:%s /run/secrets/tok)" = 1234:1235:700:1234:400:4 && cat /run/secrets/tok
 USER root
 RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
 """
     (project.cwd / "app.txt").write_text("app\n")
-    build(project, text).ok()
+    (project.cwd / "token").write_text("open")
+    build(project, text, "--secret", "id=tok,src=token").ok()
     found = listing(project, "image.sif")
     expected = {
         "/etc/kept": "0/0",
@@ -160,10 +163,14 @@ RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
     }
     assert {path: found[path][1] for path in expected} == expected
     # The same from the cache, under another last step.
-    again = build(project, text + "RUN true\n").ok().err
-    assert again.count("(cached)") == 10
+    again = build(project, text + "RUN true\n", "--secret", "id=tok,src=token").ok().err
+    assert again.count("(cached)") == 11
     found = listing(project, "image.sif")
     assert {path: found[path][1] for path in expected} == expected
+    kept = project.home / ".cache/soliton/steps/mounts"
+    assert list(kept.iterdir())
+    project("cache", "clean", "--force").ok()
+    assert not list(kept.iterdir())
 
 
 def test_a_run_has_the_network_that_it_asks_for(project: Program) -> None:

@@ -162,6 +162,14 @@ def test_mounts_are_read() -> None:
     assert (found.target, found.required) == ("/run/secrets/tok", True)
     assert mounts.read("target=/x,source=a", "Dockerfile", 1).read_only
     assert not mounts.read("type=cache,dst=/c,id=pip,sharing=locked", "Dockerfile", 1).read_only
+    for text, read_only in (
+        ("bind,ro", True),
+        ("bind,readonly=false", False),
+        ("cache,ro", True),
+        ("bind,readwrite", False),
+    ):
+        assert mounts.read(f"type={text},target=/x", "Dockerfile", 1).read_only is read_only
+    assert mounts.read("type=secret,src=tok", "Dockerfile", 1).id == "tok"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ enum What<'p> {
     /// A file system of this container's own, in which missing mount points may be made.
     Own(OwnedFd, Option<dev::Minimal>),
     /// A file that will live in the session.
-    File { content: Cow<'p, [u8]>, mode: u32 },
+    File { content: Cow<'p, [u8]>, mode: u32, owner: Option<(u32, u32)> },
 }
 
 /// Opens what the plan's mounts need from the host, and makes their file systems.
@@ -96,7 +96,11 @@ pub fn prepare<'p>(
                 target: &file.target,
                 kind: Kind::File,
                 optional: file.optional,
-                what: What::File { content: Cow::Borrowed(file.content.as_bytes()), mode: file.mode },
+                what: What::File {
+                    content: Cow::Borrowed(file.content.as_bytes()),
+                    mode: file.mode,
+                    owner: file.owner,
+                },
             }),
             Mount::Passwd(wish) => merged(&wish.target, files::passwd(image, wish)),
             Mount::Group(wish) => merged(&wish.target, files::group(image, wish)),
@@ -161,7 +165,7 @@ fn merged<'p>(target: &'p Text, content: Result<Vec<u8>, String>) -> Option<Prep
             target,
             kind: Kind::File,
             optional: true,
-            what: What::File { content: Cow::Owned(content), mode: 0o644 },
+            what: What::File { content: Cow::Owned(content), mode: 0o644, owner: None },
         }),
         Err(reason) => {
             warn(&format!("{reason}; it stays as it is"));
@@ -260,11 +264,11 @@ fn attach_one(
             own.insert(trees::mount_id(tree.as_fd()).failed("mount", "statx")?);
             tree
         }
-        What::File { content, mode } => {
+        What::File { content, mode, owner } => {
             let mut attributes = trees::INERT;
             attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, matches!(surface, Surface::ReadOnly(_)));
             &session
-                .file(&format!("file{index}"), content, *mode)
+                .file(&format!("file{index}"), content, *mode, *owner)
                 .and_then(|tree| trees::restrict(tree.as_fd(), attributes).map(|()| tree))
                 .failed_at("mount", "open_tree", mount.target)?
         }

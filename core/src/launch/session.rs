@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -66,12 +66,21 @@ impl Session {
     }
 
     /// A file of the session with this content, as a mount not attached yet.
-    pub fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    pub fn file(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<OwnedFd, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.mount, name, flags, Mode::from_raw_mode(mode))?;
         let mut rest = content;
         while !rest.is_empty() {
             rest = &rest[rustix::io::write(&file, rest)?..];
+        }
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         trees::of_entry(self.mount.as_fd(), name)
     }

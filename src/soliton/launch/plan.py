@@ -251,11 +251,12 @@ class Dev:
 
 @record
 class SynthesizedFile:
-    """A file with this text, bound over `target`."""
+    """A file with this text, bound over `target`. owner: user and group; None: who makes it."""
 
     target: str
     content: str
     mode: int = 0o644
+    owner: tuple[int, int] | None = None
     optional: bool = False
     origin: str = ""
     kind: Literal["file"] = "file"

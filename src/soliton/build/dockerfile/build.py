@@ -78,10 +78,11 @@ class _Stages:
         triggers = current.config.config.pop("OnBuild", None) or []
         self.done[number] = current
         current.config.config.pop("_cmd_is_own", None)
-        for text in triggers:
-            item = parser.single(text, wanted.line, "\\", self.wishes.recipe.file.name)
-            self.instruction(current, item)
-        for item in wanted.instructions:
+        name = self.wishes.recipe.file.name
+        first = [parser.single(text, wanted.line, "\\", name) for text in triggers]
+        # Only the base has told of them.
+        self.ledger.count += sum(item.word in needs.STEPS for item in first)
+        for item in (*first, *wanted.instructions):
             self.instruction(current, item)
         return current
 

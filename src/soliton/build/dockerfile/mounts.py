@@ -12,10 +12,10 @@ from typing import Literal
 from soliton.build.lines import DefinitionError, closest
 
 _KEYS = {
-    "bind": ("type", "target", "source", "from", "rw"),
-    "cache": ("type", "target", "source", "from", "id", "ro", "sharing", "mode", "uid", "gid"),
+    "bind": ("type", "target", "source", "from", "ro", "rw"),
+    "cache": ("type", "target", "source", "from", "id", "ro", "rw", "sharing", "mode", "uid", "gid"),
     "tmpfs": ("type", "target", "size"),
-    "secret": ("type", "target", "id", "required", "mode", "uid", "gid", "env"),
+    "secret": ("type", "target", "source", "id", "required", "mode", "uid", "gid", "env"),
     "ssh": ("type", "target", "id", "required", "mode"),
 }
 _ALIASES = {
@@ -30,7 +30,7 @@ _ID = re.compile(r"[^\0\n]{1,200}")
 
 @dataclass(frozen=True)
 class Mount:
-    """kind: one of Dockerfiles' types. target: absolute or relative to the working directory."""
+    """kind: one of Dockerfiles' types. target: absolute or relative to the working directory. owner: of a new cache, or a secret."""
 
     kind: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
     target: str
@@ -42,6 +42,7 @@ class Mount:
     required: bool = False
     variable: str = ""
     mode: int | None = None
+    owner: tuple[int, int] = (0, 0)
     size: int = 0
 
 
@@ -69,7 +70,7 @@ def read(
     target = values.get("target", "")
     identity = values.get("id", "")
     if kind == "secret":
-        identity = identity or target.rpartition("/")[2]
+        identity = values.get("source") or identity or target.rpartition("/")[2]
         if not identity:
             raise error("a secret needs an `id`")
         if "/" in identity and not target:
@@ -90,19 +91,22 @@ def read(
         raise error(
             f"`sharing={sharing[:20]}` is not known", closest(sharing, ("shared", "private", "locked"))
         )
+    read_only = kind != "cache"
+    for key in ("ro", "rw"):
+        if key in values:
+            read_only = _flag(values[key], error) is (key == "ro")
     return Mount(
         kind,  # type: ignore[arg-type]
         target,
         values.get("source", ""),
         values.get("from", ""),
         identity or target,
-        _flag(values.get("ro", "false"), error)
-        if kind == "cache"
-        else not _flag(values.get("rw", "false"), error),
+        read_only,
         sharing != "shared",
         _flag(values.get("required", "false"), error),
         values.get("env", ""),
         _mode(values.get("mode"), error),
+        (_id(values.get("uid", "0"), error), _id(values.get("gid", "0"), error)),
         _size(values.get("size", ""), error),
     )
 
@@ -121,6 +125,12 @@ def _mode(text: str | None, error: object) -> int | None:
     if not re.fullmatch(r"[0-7]{3,5}", text):
         raise error(f"`{text[:20]}` is no mode")  # type: ignore[operator]
     return int(text, 8)
+
+
+def _id(text: str, error: object) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise error(f"`{text[:20]}` is no id")  # type: ignore[operator]
+    return int(text)
 
 
 def _size(text: str, error: object) -> int:

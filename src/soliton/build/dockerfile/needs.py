@@ -29,7 +29,18 @@ def definition(recipe: Recipe) -> Definition:
     for number, part in enumerate(recipe.stages):
         for item in part.instructions:
             for name in named(recipe, item):
-                if recipe.find(name, number) is None and name not in known:
+                if recipe.find(name, number) is not None:
+                    continue
+                later = recipe.find(name, len(recipe.stages))
+                if later is not None or name.isdigit():
+                    which = "is the stage itself" if later == number else "is no earlier stage"
+                    raise DefinitionError(
+                        recipe.file.name,
+                        f"`from={name[:40]}` {which}",
+                        line=item.line,
+                        expected="a stage that comes before, or an image",
+                    )
+                if name not in known:
                     known.add(name)
                     found.append(DefinedStage(_header(name, name, item.line)))
     return Definition(tuple(found), recipe.file.name, recipe.file.text)

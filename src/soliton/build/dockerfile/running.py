@@ -216,28 +216,39 @@ def _mount(
             if wanted.variable:
                 environment[wanted.variable] = content.removesuffix("\n")
             if at:
-                yield SynthesizedFile(at, content, wanted.mode or 0o400, origin=origin)
+                owner = None if work.job.single_id else wanted.owner
+                yield SynthesizedFile(at, content, wanted.mode or 0o400, owner, origin=origin)
         case "ssh":
             socket = work.wishes.agents.get(wanted.id)
             if socket is not None:
                 environment["SSH_AUTH_SOCK"] = at
                 yield Bind(socket, at, origin=origin)
         case "cache":
-            yield Bind(_kept_directory(work, wanted), at, read_only=wanted.read_only, origin=origin)
+            yield Bind(_kept_directory(work, current, wanted), at, read_only=wanted.read_only, origin=origin)
         case "bind":
             yield Bind(_shown(work, current, item, wanted), at, read_only=wanted.read_only, origin=origin)
 
 
-def _kept_directory(work: Work, wanted: mounts.Mount) -> str:
-    """A directory that stays from build to build. Its files may belong to mapped ids."""
+def _kept_directory(work: Work, current: Current, wanted: mounts.Mount) -> str:
+    """A directory that stays from build to build. It and its files may belong to mapped ids."""
+    mode = wanted.mode or 0o755
     if work.job.cache is None:
-        return work.job.workspace.folder(f"mount-{secrets.token_hex(4)}", mode=wanted.mode or 0o755)
-    path = _place_of(work, wanted)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-        os.chmod(path, wanted.mode or 0o755)
-    return path
+        path = work.job.workspace.place(f"mount-{secrets.token_hex(4)}")
+    else:
+        path = _place_of(work, wanted)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if work.job.single_id or wanted.owner == (0, 0):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, mode)
+        return path
+    # One that is another's is made by root of the builder's namespace.
+    folder, name = os.path.split("-".join(map(str, (path, *wanted.owner))))
+    if not os.path.lexists(f"{folder}/{name}"):
+        nothing = DirectoryRoot(work.job.workspace.folder(f"nothing-{secrets.token_hex(4)}"))
+        made = Copy("/.", f"/{name}", follow=False, from_root=nothing, owner=wanted.owner, mode=mode)
+        work.put(current.state, (made,), root=DirectoryRoot(folder))
+    return f"{folder}/{name}"
 
 
 def _place_of(work: Work, wanted: mounts.Mount) -> str:
