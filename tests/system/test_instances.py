@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from soliton.site import cgroups
+from tests.system import repositories
 from tests.system.program import Program, Result, interrupt
+from tests.zoo import PLAIN, write_layout
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -204,6 +207,77 @@ def test_an_init_can_power_off_and_dies_with_its_monitor(instances: Program, mac
     # An explicit signal is what the init gets; this one it does not know, and after the timeout it is killed.
     instances("instance", "start", "--boot", machine, "box").ok()
     assert "Killing" in instances("instance", "stop", "--signal", "URG", "--timeout", "0", "box").ok().err
+
+
+SYSTEMD = """\
+Bootstrap: oci
+From: layout
+
+%post
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends systemd systemd-sysv
+    cd /etc/systemd/system
+    printf '[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/sh -c "id -un > /mnt/started"\\n' > work.service
+    printf 'ExecStop=/bin/sh -c "echo in order > /mnt/stopped"\\n[Install]\\nWantedBy=multi-user.target\\n' >> work.service
+    printf '[Service]\\nUser=games\\nExecStart=/bin/sleep 1000\\n[Install]\\nWantedBy=multi-user.target\\n' > other.service
+    systemctl enable work.service other.service
+"""
+
+
+@pytest.fixture(scope="session")
+def with_systemd(shared: Program, fixtures: Path) -> Path:
+    """A Debian that boots; both users of the tests have the same."""
+
+    def make(work: Path, target: Path) -> None:
+        write_layout(work / "layout", [((fixtures / "debian.tar").read_bytes(), PLAIN)])
+        (work / "systemd.def").write_text(SYSTEMD)
+        shared.within(work)("build", target / "systemd.sif", "systemd.def", timeout=600).ok()
+
+    return repositories.shared("systemd", make) / "systemd.sif"
+
+
+def test_systemd_boots_looks_after_services_and_shuts_down(
+    instances: Program, with_systemd: Path, has_subordinate_ids: bool
+) -> None:
+    notes = instances.cwd / "notes ü"
+    notes.mkdir()
+    words = ("instance", "start", "--boot", "--bind", f"{notes}:/mnt", with_systemd)
+    if not owns_control_groups():
+        assert "systemd makes control groups, and may not here" in fatal(instances(*words, "box"))
+        return
+    group = cgroups.look().folder()
+    # Two of them keep out of each other's way.
+    for name in ("box", "other"):
+        instances(*words, name).ok()
+    inside = instances.once()
+
+    def said(name: str, *command: str) -> str:
+        return inside("exec", f"instance://{name}", *command).out.strip()
+
+    def is_up(name: str) -> bool:
+        return said(name, "systemctl", "is-system-running") in ("running", "degraded")
+
+    eventually(lambda: is_up("box") and is_up("other"))
+    assert (notes / "started").read_text() == "root\n"
+    assert said("box", "systemctl", "is-active", "work.service") == "active"
+    # Whoever is not root inside is somebody else outside.
+    expected = "active" if has_subordinate_ids else "failed"
+    eventually(lambda: said("box", "systemctl", "is-active", "other.service") == expected)
+    failed = said("box", "systemctl", "--failed", "--no-legend", "--plain")
+    assert [line.split()[0] for line in failed.splitlines()] == (
+        [] if has_subordinate_ids else ["other.service"]
+    )
+    result = instances("instance", "stop", "--timeout", "60", "box").ok()
+    assert "Killing" not in result.err
+    assert (notes / "stopped").read_text() == "in order\n"
+    assert said("other", "systemctl", "is-active", "work.service") == "active"
+    instances("instance", "stop", "--timeout", "60", "other").ok()
+    left = [
+        entry
+        for entry in os.listdir(group)
+        if entry.endswith(("-box", ".scope", ".slice")) or "-box-" in entry
+    ]
+    assert not left
 
 
 def owns_control_groups() -> bool:

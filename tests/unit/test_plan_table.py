@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from soliton.cli import commands
+from soliton.launch.capabilities import NAMES
 from soliton.launch.plan import Plan
 from soliton.record import names_of, replace
 from soliton.site.config import Config
@@ -160,13 +161,15 @@ def test_options_that_need_more_than_a_line() -> None:
     assert difference(compiled("--writable", root=SANDBOX), compiled("", root=SANDBOX)) == "surface"
     booted = compiled("--boot", "instance start")
     isolated = compiled("--containall --uts --network none", "instance start")
-    assert difference(booted, isolated) == "environment.fixed mounts namespaces process.action"
+    assert difference(booted, isolated) == ("environment.fixed mounts namespaces process.action sharing")
     assert [mount.target for mount in booted.mounts if mount not in isolated.mounts] == [
         "/run",
         "/run/lock",
         "/sys/fs/cgroup",
     ]
     assert booted.process.action == "boot" and booted.process.environment.fixed["container"] == "soliton"
+    booted_as_root = compiled("--boot --fakeroot", "instance start")
+    assert set(NAMES) - set(booted_as_root.process.capabilities) == {"CAP_SYS_RAWIO"}
     privileged = compiled("--boot", "instance start", host=root)
     without = set(compiled("--drop-caps all", "instance start", host=root).process.capabilities)
     assert not {"CAP_SYS_BOOT", "CAP_SYS_RAWIO"} & set(privileged.process.capabilities) and not without

@@ -143,6 +143,10 @@ def start(
             from soliton.api.limits import enter as enter_limits
 
             cgroup = enter_limits(request.limits, name)
+        elif request.boot:
+            from soliton.site import cgroups
+
+            cgroups.enter_own(name)
         instance = launch(plan, place, name, request, image=image.path, cgroup=cgroup)
         write_pid(instance.pid)
     return instance
@@ -370,7 +374,10 @@ def stop(found: Sequence[Instance], *, number: int | None, timeout: float) -> li
 
     number: of the signal; None stands for the usual one, which an init has of its own.
     """
+    from soliton.site import cgroups
+
     running: dict[int, Instance] = {}
+    groups: list[str] = []
     with contextlib.ExitStack() as open_files:
         for instance in found:
             if instance.monitor is None:
@@ -383,6 +390,9 @@ def stop(found: Sequence[Instance], *, number: int | None, timeout: float) -> li
             except SolitonError:
                 continue
             running[fd] = instance
+            if instance.init:
+                with contextlib.suppress(SolitonError):
+                    groups.append(cgroups.look(instance.monitor.pid).path)
             if number == signal.SIGKILL:
                 _kill(instance)
             else:
@@ -399,6 +409,8 @@ def stop(found: Sequence[Instance], *, number: int | None, timeout: float) -> li
             if instance.monitor is not None:
                 instance.monitor.signal(signal.SIGKILL)
         _wait_for(running, _PATIENCE)
+    for group in groups:
+        cgroups.remove(group)
     for place in places():
         for instance in found:
             place.find(instance.name)

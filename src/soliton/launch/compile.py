@@ -133,7 +133,8 @@ def compile(
         helper=connection.helper if connection else None,
         netns=netns,
         name=path.rstrip("/").rpartition("/")[2],
-        sharing=_sharing(host),
+        # What is booted is in a control group of its own, in which nobody else would look for a server.
+        sharing=None if request.boot else _sharing(host),
         reporter=reporter,
     )
 
@@ -276,9 +277,12 @@ def _capabilities(
         root = request.keep_privs
     none = request.no_privs or not root
     dropped = request.drop_caps
-    if request.boot and host.privileged and not request.keep_privs:
-        # They reach beyond a container of root's: to another kernel, and to the machine's ports.
-        dropped = (*dropped, "CAP_SYS_BOOT", "CAP_SYS_RAWIO")
+    if request.boot and not request.keep_privs:
+        # To the machine's ports; systemd goes by it whether there is hardware to look after.
+        dropped = (*dropped, "CAP_SYS_RAWIO")
+        if host.privileged:
+            # Beyond a container of root's, to another kernel.
+            dropped = (*dropped, "CAP_SYS_BOOT")
     if not request.add_caps and not dropped:
         return "none" if none else "all"
     from soliton.launch.capabilities import NAMES, kept

@@ -110,6 +110,29 @@ def enter(settings: Sequence[Setting], name: str, *, by_systemd: bool = True) ->
     )
 
 
+def enter_own(name: str) -> None:
+    """Moves this process into a new group below the one that it is in, where that may be done: an init takes the group that it is
+    started in for its own alone.
+    """
+    with contextlib.suppress(SolitonError):
+        made = _make(look().folder(), (), name, [])
+        if made is not None:
+            _fill(made, ())
+
+
+def remove(path: str) -> None:
+    """Removes a group that was made here, and what was made in it, unless somebody stays in them."""
+    if not os.path.basename(path).startswith(_PREFIX):
+        return
+    with contextlib.suppress(SolitonError):
+        folder = look().mount + path
+        # Who serves the file system of a container ends a little later.
+        for _ in range(100):
+            if _remove(folder):
+                return
+            time.sleep(0.01)
+
+
 def join(path: str) -> None:
     """Moves this process into a group that is there: who joins a container shares its limits."""
     folder = look().mount + path
@@ -181,8 +204,18 @@ def _sweep(folder: str) -> None:
             if entry.startswith(_PREFIX) and not os.path.exists(
                 f"/proc/{entry.removeprefix(_PREFIX).partition('-')[0]}"
             ):
-                with contextlib.suppress(OSError):
-                    os.rmdir(os.path.join(folder, entry))
+                _remove(os.path.join(folder, entry))
+
+
+def _remove(folder: str) -> bool:
+    """Of a container that lives nothing is taken. Whether the group is gone."""
+    with contextlib.suppress(OSError):
+        with open(os.path.join(folder, "cgroup.events"), encoding="ascii") as file:
+            if "populated 0" not in file.read():
+                return False
+        for below, _, _ in os.walk(folder, topdown=False):
+            os.rmdir(below)
+    return not os.path.isdir(folder)
 
 
 def _scope(name: str) -> bool:
