@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,74 @@ def test_an_edited_user_database_is_noticed(fast: Program, image: Path, tmp_path
     copy.write_text(Path(table).read_text() + "\n")
     assert asked(within, image) == PYTHON
     assert asked(fast, image) == PYTHON
+
+
+def test_root_by_mapped_ids_needs_no_python_either(
+    fast: Program, image: Path, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    tree = Path(shutil.copytree(busybox_sandbox, tmp_path / "tree", symlinks=True))
+    for words in (
+        ("--fakeroot", image),
+        ("--fakeroot", "--ignore-subuid", image),
+        ("-f", "--writable", tree),
+    ):
+        marked(fast, *words)
+        assert asked(fast, *words) == SHORTCUT
+    fast("exec", "-f", "--writable", tree, "sh", "-c", "echo new > /etc/file; chown 0:0 /etc/file").ok()
+    assert fast("exec", "-f", "--writable", tree, "id", "-u").ok().out == "0\n"
+    assert (tree / "etc/file").read_text() == "new\n"
+
+
+@pytest.mark.parametrize("table", ["/etc/subuid", "/etc/subgid"])
+def test_edited_subordinate_ids_are_noticed(fast: Program, image: Path, tmp_path: Path, table: str) -> None:
+    """As seen from a mount namespace in which the table is the user's. There nobody is given ids, so at first it has none."""
+    name = pwd.getpwuid(os.getuid()).pw_name
+    other = "/etc/subgid" if table == "/etc/subuid" else "/etc/subuid"
+    copies = {table: tmp_path / "table", other: tmp_path / "other"}
+    copies[table].write_text("somebody:100000:65536\n")
+    copies[other].write_text(f"{name}:100000:65536\n")
+    command = ["unshare", "--map-current-user", "--keep-caps", "--mount", "sh", "-c"]
+    script = "".join(f'mount --bind "{copy}" {at} && ' for at, copy in copies.items()) + 'exec "$@"'
+    within = Program(fast.home, fast.cwd, fast.variables, (*command, script, "sh"))
+    marked(within, "--fakeroot", image)
+    assert asked(within, "--fakeroot", image) == SHORTCUT
+    copies[table].write_text("somebody:100000:65536\nanybody:200000:65536\n")
+    assert asked(within, "--fakeroot", image) == PYTHON
+    # With ids that cannot be given, which a plan without any would not say.
+    copies[table].write_text(f"{name}:100000:65536\n")
+    denied = within("exec", "--fakeroot", image, *ASK)
+    assert (denied.status, denied.out) == (255, "")
+    assert "subordinate ids cannot be mapped" in denied.err
+
+
+@pytest.mark.parametrize("helper", ["newuidmap", "newgidmap"])
+def test_another_helper_is_noticed(fast: Program, image: Path, tmp_path: Path, helper: str) -> None:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    system = shutil.which(helper)
+    assert system is not None
+    own = fast.having(PATH=f"{folder}:{fast.environment()['PATH']}")
+    words = ("--fakeroot", image)
+    marked(own, *words)
+    assert asked(own, *words) == SHORTCUT
+    # One that appears before it.
+    (folder / helper).symlink_to(system)
+    assert asked(own, *words) == PYTHON
+    marked(own, *words)
+    assert asked(own, *words) == SHORTCUT
+    # One that is replaced, by one that is nobody's.
+    shutil.copy(system, folder / "copy")
+    (folder / "copy").rename(folder / helper)
+    assert own("exec", *words, *ASK).out != SHORTCUT
+    # One that may not be executed any more.
+    (folder / helper).chmod(0o644)
+    assert asked(own, *words) == PYTHON
+    marked(own, *words)
+    # One that becomes another kind of program in place, as by a privilege that is given or taken.
+    (folder / helper).chmod(0o755)
+    assert own("exec", *words, *ASK).out != SHORTCUT
+    (folder / helper).unlink()
+    assert asked(own, *words) == PYTHON
 
 
 def test_another_group_is_another_plan(fast: Program, image: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 from soliton.cli import commands
 from soliton.launch import plan as plans
 from soliton.launch import shortcut
-from soliton.launch.plan import Bind
+from soliton.launch.plan import Bind, Identity
 from soliton.record import names_of, record, replace
+from soliton.site import host
 from soliton.site.witness import Witness
-from tests.unit.compiled import plan_for
+from tests.unit.compiled import RANGES, plan_for
 
 
 def test_every_option_that_may_be_stored_is_one() -> None:
@@ -84,6 +85,34 @@ def test_a_witness_notes_what_is_opened_before_it_is_read(tmp_path: Path) -> Non
     assert witness.files[str(missing)] is None
     assert str(tmp_path) in witness.files
     assert witness.reason == ""
+
+
+def test_a_witness_notes_where_a_program_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "newuidmap").write_text("")
+    (there / "newuidmap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{there}:/nowhere")
+    witness = Witness()
+    try:
+        assert host.program("newuidmap") == str(there / "newuidmap")
+    finally:
+        witness.end()
+    assert witness.files[str(tmp_path / "newuidmap")] is None
+    assert witness.files[str(there / "newuidmap")] is not None
+    assert "/nowhere/newuidmap" not in witness.files
+
+
+def test_root_by_a_map_of_ids_is_known_and_no_other_root() -> None:
+    plan = plan_for("exec --fakeroot IMAGE true", subordinate=RANGES)
+    assert plan.identity.newuidmap and plan.process.capabilities == "all"
+    assert shortcut.unknown_in(plan) is None
+    real = replace(plan, identity=Identity(0, 0))
+    assert shortcut.unknown_in(real) == "capabilities"
+    some = replace(plan, process=replace(plan.process, capabilities=("CAP_SYS_ADMIN",)))
+    assert shortcut.unknown_in(some) == "capabilities"
 
 
 @pytest.mark.parametrize("path", ["/proc/self/cgroup", "/sys/kernel/uevent_seqnum"])

@@ -50,8 +50,10 @@ OPTIONS = frozenset(
         "cwd",
         "dns",
         "env",
+        "fakeroot",
         "home",
         "hostname",
+        "ignore-subuid",
         "ipc",
         "mount",
         "no-env",
@@ -69,6 +71,7 @@ OPTIONS = frozenset(
         "underlay",
         "userns",
         "uts",
+        "writable",
         "writable-tmpfs",
     ]
 )
@@ -77,11 +80,13 @@ OPTIONS = frozenset(
 RECORDS = {
     "Plan": "identity root surface mounts process namespaces hostname name sharing reporter level version",
     "Sharing": "idle",
-    "Identity": "uid gid uid_map gid_map",
+    # The helpers and the tables of subordinate ids are among the files that were looked at.
+    "Identity": "uid gid uid_map gid_map newuidmap newgidmap",
     "IdRange": "inside outside count",
     "ImageRoot": "path offset size ids seen kind",
     "DirectoryRoot": "path seen kind",
     "ReadOnlySurface": "layer kind",
+    "DirectSurface": "kind",
     "TmpfsSurface": "size kind",
     # Whether a source exists is the core's to find out at each launch.
     "Bind": "source target read_only nosuid nodev noexec optional origin kind",
@@ -167,7 +172,9 @@ def unknown_in(plan: Plan) -> str | None:
             value = getattr(part, field)
             if field not in known.split() and value != kind.__dict__.get(field, _Never):
                 return f"{kind.__name__}.{field}"
-    if plan.process.capabilities != "none" or not plan.identity.uid_map:
+    # Root by a map of ids has all of them, over what is mapped. Real root has no shortcut.
+    usual = "none" if plan.identity.uid else "all"
+    if plan.process.capabilities not in ("none", usual) or not plan.identity.uid_map:
         return "capabilities"
     foreign = set(plan.namespaces) - _NAMESPACES
     return f"namespace {foreign.pop()}" if foreign else None

@@ -24,6 +24,9 @@ _REACHING_OUT = (
     "os.system",
 )
 
+#: What is told before something is found out about a path without opening it (`program` in `site/host.py`).
+_LOOKED_AT = "soliton.looked_at"
+
 Status = tuple[int, int, int, int, int, int]
 
 
@@ -85,5 +88,7 @@ class Witness:
                 self.reason = f"{path} was read"
             else:
                 self.note(path)
+        elif event == _LOOKED_AT:
+            self.note(str(arguments[0]))
         elif event.startswith(_REACHING_OUT):
             self.reason = event
