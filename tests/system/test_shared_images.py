@@ -156,6 +156,17 @@ def test_containers_with_the_same_mount_points_are_in_one_file_system(own: Progr
     )
 
 
+@pytest.mark.parametrize("missing", [(), ("--bind", "/usr:/not/there", "--bind", "/etc/hosts:/etc/no/file")])
+def test_an_image_is_one_file_system_with_the_image_s_numbers(
+    own: Program, image: Path, missing: tuple[str, ...]
+) -> None:
+    """`du -x` and `df` tell of it what they tell of the image alone."""
+    devices = own("exec", *missing, image, "stat", "-c", "%d", "/", "/etc", "/bin", "/bin/busybox").ok().out
+    assert len(set(devices.splitlines())) == 1
+    look = ("sh", "-c", 'stat -c %i /bin /bin/busybox; du -sx /bin; stat -f -c "%b %a %S" /')
+    assert own("exec", *missing, image, *look).ok().out == own("exec", "--underlay", image, *look).ok().out
+
+
 def test_an_interpreter_s_question_whether_a_file_is_a_terminal_stays_in_the_kernel(
     own: Program, image: Path
 ) -> None:

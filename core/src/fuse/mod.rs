@@ -8,8 +8,9 @@ pub mod empty;
 pub(crate) mod protocol;
 pub(crate) mod reply;
 mod server;
+pub mod skeletons;
 
-pub use server::serve;
+pub use server::{serve, serve_with};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -10,6 +10,7 @@ use super::Ids;
 use super::ahead::{Afterwards, Ahead, node_of};
 use super::protocol::{DEVICE_CLONE, FOREVER, MAX_PAGES, OUT_HEADER, REQUEST_SIZE, ROOT, Request, opcode};
 use super::reply::Reply;
+use super::skeletons::{self, Skeletons};
 use crate::squashfs::directory::Entry;
 use crate::squashfs::format::{Error, kind};
 use crate::squashfs::inode::{Data, Inode, Xattrs};
@@ -24,14 +25,25 @@ const STACK_SIZE: usize = 256 * 1024;
 const SECTOR: u64 = 512;
 
 struct Server {
-    image: Image,
+    image: Arc<Image>,
     ids: Ids,
     ahead: Ahead,
+    /// With these the image is a directory of the mount, and they are others.
+    skeletons: Option<Arc<Skeletons>>,
 }
 
-/// Serves until the kernel has let go of the mount.
+/// Serves an image until the kernel has let go of the mount.
 pub fn serve(device: OwnedFd, image: Image, ids: Ids) {
-    let server = Arc::new(Server { image, ids, ahead: Ahead::default() });
+    work(device, Server { image: Arc::new(image), ids, ahead: Ahead::default(), skeletons: None });
+}
+
+/// The same, with trees of mount points beside the image.
+pub fn serve_with(device: OwnedFd, image: Arc<Image>, ids: Ids, skeletons: Arc<Skeletons>) {
+    work(device, Server { image, ids, ahead: Ahead::default(), skeletons: Some(skeletons) });
+}
+
+fn work(device: OwnedFd, server: Server) {
+    let server = Arc::new(server);
     let mut worker = Worker { server: Arc::clone(&server), device, reply: Reply::new(), afterwards: None };
     let mut buffer = vec![0; REQUEST_SIZE];
     // The first request is INIT; only after it may other channels be opened.
@@ -166,13 +178,27 @@ impl Worker {
     }
 
     fn inode(&self, node: u64) -> Result<Inode, Refusal> {
-        let image = &self.server.image;
-        Ok(if node == ROOT { image.root()? } else { image.inode(node - 2)? })
+        let Server { image, skeletons, .. } = self.server.as_ref();
+        Ok(match skeletons {
+            Some(skeletons) if node == ROOT => skeletons.top().ok_or(Error::NotFound)?,
+            Some(skeletons) if skeletons::has(node) => skeletons.inode(node).ok_or(Error::NotFound)?,
+            _ if node == ROOT => image.root()?,
+            _ => image.inode(node - 2)?,
+        })
+    }
+
+    /// The trees that an inode is of, if it is not the image's.
+    fn beside(&self, inode: &Inode) -> Option<Arc<Skeletons>> {
+        self.server.skeletons.clone().filter(|_| skeletons::has(node_of(inode)))
     }
 
     fn lookup(&mut self, node: u64, name: &[u8]) -> Result<(), Refusal> {
         let directory = self.inode(node)?;
-        match self.server.image.lookup(&directory, name) {
+        let found = match self.beside(&directory) {
+            Some(skeletons) => skeletons.lookup(&directory, name).ok_or(Error::NotFound),
+            None => self.server.image.lookup(&directory, name),
+        };
+        match found {
             Ok(inode) => self.entry(&inode),
             Err(Error::NotFound) => {
                 self.reply.no_entry();
@@ -225,6 +251,9 @@ impl Worker {
     fn read(&mut self, node: u64, offset: u64, size: u32) -> Result<(), Refusal> {
         let inode = self.inode(node)?;
         let size = (size as usize).min(usize::from(MAX_PAGES) * 4096);
+        if self.beside(&inode).is_some() {
+            return Ok(());
+        }
         let wanted = inode.size.saturating_sub(offset).min(size as u64) as usize;
         let mut rest = None;
         let room = self.reply.room(wanted);
@@ -239,6 +268,15 @@ impl Worker {
     fn list(&mut self, node: u64, offset: u64, size: usize, plus: bool) -> Result<(), Refusal> {
         let server = Arc::clone(&self.server);
         let directory = self.inode(node)?;
+        if let Some(skeletons) = self.beside(&directory) {
+            for (at, (name, inode)) in (offset + 1..).zip(skeletons.list(&directory, offset as usize)) {
+                let shown = Some(&inode).filter(|_| plus);
+                if !self.put_entry(size, plus, shown, &name, inode.kind, inode.number, at)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         let Data::Directory { parent, .. } = directory.data else { return Err(Refusal(libc::ENOTDIR)) };
         // Cookies 1 and 2 stand behind "." and ".."; those of the listing are 3 higher.
         for (at, name, number) in [(0, &b"."[..], directory.number), (1, b"..", parent)] {
@@ -304,7 +342,11 @@ impl Worker {
 
     /// Attributes as users may see them: `trusted.` is for the administrator of the host.
     fn visible_xattrs(&self, node: u64) -> Result<Xattrs, Refusal> {
-        let mut found = self.server.image.xattrs(&self.inode(node)?)?;
+        let inode = self.inode(node)?;
+        if self.beside(&inode).is_some() {
+            return Ok(Xattrs::new());
+        }
+        let mut found = self.server.image.xattrs(&inode)?;
         found.retain(|(name, _)| !name.starts_with(b"trusted."));
         Ok(found)
     }

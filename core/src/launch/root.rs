@@ -434,32 +434,23 @@ fn lower_layers(
     if missing.is_empty() {
         return Ok(lower);
     }
-    make_skeleton(session.directory("skeleton")?.as_fd(), image, missing)?;
-    Ok(format!("skeleton:{lower}"))
-}
-
-/// Makes an empty directory the tree of what is missing in an image.
-pub fn make_skeleton(
-    skeleton: BorrowedFd<'_>,
-    image: BorrowedFd<'_>,
-    missing: &[Missing],
-) -> Result<(), Failure> {
+    let skeleton = session.directory("skeleton")?;
     let stat = resolve::kind_of(image).failed("image", "fstat")?.1;
-    imitate(skeleton, &stat).failed("mount", "chmod")?;
+    imitate(skeleton.as_fd(), &stat).failed("mount", "chmod")?;
     for Missing { target, location, kind } in missing {
         let mut made: Option<OwnedFd> = None;
         for (name, original) in &location.existing {
-            let here = made.as_ref().map_or(skeleton, AsFd::as_fd);
+            let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
             let next = resolve::make_directory(here, name, Mode::from_raw_mode(0o755));
             let stat = resolve::kind_of(original.as_fd()).failed("image", "fstat")?.1;
             made = Some(
                 next.and_then(|next| imitate(next.as_fd(), &stat).map(|()| next)).failed("mount", "mkdir")?,
             );
         }
-        let here = made.as_ref().map_or(skeleton, AsFd::as_fd);
+        let here = made.as_ref().map_or(skeleton.as_fd(), AsFd::as_fd);
         resolve::make(here, &location.missing, *kind).failed_at("bind-target", "mkdir", target)?;
     }
-    Ok(())
+    Ok(format!("skeleton:{lower}"))
 }
 
 /// Gives a directory of the session the mode and, where the ids are mapped, the owner of the image's.

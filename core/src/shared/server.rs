@@ -18,6 +18,7 @@ use super::shapes::{LONGEST_WISH, Shapes};
 use super::users::Users;
 use super::{Beginning, Key, MOMENT, own_namespace, send};
 use crate::fuse;
+use crate::fuse::skeletons::Skeletons;
 use crate::launch::kernel;
 use crate::launch::session::Session;
 use crate::plan::{Identity, ImageRoot};
@@ -83,16 +84,19 @@ impl Served {
         // Before there are other threads, which inherit this: signals are for the one that keeps the door.
         kernel::block_signals(true);
         let gone = Arc::new(AtomicBool::new(false));
+        let image = Arc::new(image);
+        let skeletons = Arc::new(Skeletons::beside(&image, ids).map_err(|_| Errno::IO)?);
         let threads = {
-            let gone = Arc::clone(&gone);
+            let (gone, image, skeletons) = (Arc::clone(&gone), Arc::clone(&image), Arc::clone(&skeletons));
             std::thread::Builder::new().spawn(move || {
-                fuse::serve(device, image, ids);
+                fuse::serve_with(device, image, ids, skeletons);
                 gone.store(true, Ordering::Relaxed);
             })
         };
         let threads = threads.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         // After the threads are there: the image is looked into.
-        let shapes = Session::start_but(&NEEDED).and_then(|session| Shapes::of(mount, session));
+        let shapes =
+            Session::start_but(&NEEDED).and_then(|session| Shapes::of(mount, session, image, skeletons));
         let shapes = shapes.map_err(|failure| Errno::from_raw_os_error(failure.errno))?;
         Ok(Served { shapes, threads, gone })
     }

@@ -8,17 +8,19 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::Dev;
+use rustix::fs::{Dev, OFlags};
 use rustix::io::Errno;
 
 use super::users::layer_of;
-
+use crate::fuse::skeletons::{IMAGE, Point, Skeletons};
 use crate::launch::failure::{Context, Failure};
 use crate::launch::mounts::Missing;
 use crate::launch::resolve::{Kind, Location};
 use crate::launch::session::Session;
-use crate::launch::{root, trees};
+use crate::launch::{resolve, root, trees};
+use crate::squashfs::reader::Image;
 use crate::text::Text;
 
 /// Shapes that are kept for those who come later; who is in another one keeps it.
@@ -26,11 +28,6 @@ const MOST: usize = 16;
 /// Mount points of one shape, and the bytes in which a launch names them.
 const MOST_POINTS: usize = 64;
 pub const LONGEST_WISH: usize = 8 << 10;
-/// Room for directories and empty files.
-const SIZE: u64 = 1 << 20;
-
-/// The name of the upper layer in the server's session.
-const SKELETON: &str = "skeleton";
 
 /// What a launch wishes for, in the form in which it is sent. None where there is more than a shape may have.
 pub fn wish(missing: &[Missing]) -> Option<Vec<u8>> {
@@ -62,10 +59,12 @@ fn points(wish: &[u8]) -> Option<Vec<(Text, Kind)>> {
 
 pub struct Shapes {
     session: Session,
-    /// The mounted image.
-    image: OwnedFd,
-    /// What it is called in the session.
-    name: String,
+    image: Arc<Image>,
+    skeletons: Arc<Skeletons>,
+    /// What all that is served is called in the session.
+    served: String,
+    /// The image as it is mounted.
+    tree: OwnedFd,
     /// What there is, the latest used last.
     made: VecDeque<Made>,
     /// How many there have been.
@@ -80,11 +79,18 @@ struct Made {
 }
 
 impl Shapes {
-    /// Attaches the image in a session of the server's.
-    pub fn of(image: OwnedFd, session: Session) -> Result<Shapes, Failure> {
-        let name = layer_of(rustix::fs::fstat(&image).failed("image", "fstat")?.st_dev);
-        session.attach(image.as_fd(), &name)?;
-        let mut shapes = Shapes { session, image, name, made: VecDeque::new(), count: 0 };
+    /// Attaches what is served, the image and its skeletons, in a session of the server's.
+    pub fn of(
+        mount: OwnedFd,
+        session: Session,
+        image: Arc<Image>,
+        skeletons: Arc<Skeletons>,
+    ) -> Result<Shapes, Failure> {
+        let served = layer_of(rustix::fs::fstat(&mount).failed("image", "fstat")?.st_dev);
+        session.attach(mount.as_fd(), &served)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let tree = resolve::open_name(mount.as_fd(), IMAGE.as_bytes(), flags).failed("image", "openat2")?;
+        let mut shapes = Shapes { session, image, skeletons, served, tree, made: VecDeque::new(), count: 0 };
         // Not every kernel lets users have overlays; then there is the image alone.
         if let Ok(plain) = shapes.make(&[]) {
             shapes.made.push_back(plain);
@@ -94,7 +100,7 @@ impl Shapes {
 
     /// The image as it is, for one more launch.
     pub fn image(&self) -> Result<OwnedFd, Errno> {
-        trees::of_open(self.image.as_fd())
+        trees::of_open(self.tree.as_fd())
     }
 
     /// The image in the shape that was wished for, for one more launch. An empty wish is for the plain one.
@@ -116,26 +122,29 @@ impl Shapes {
 
     /// The number by which the kernel shows the image in lists of mounts.
     pub fn device(&self) -> Result<Dev, Errno> {
-        Ok(rustix::fs::fstat(&self.image)?.st_dev)
+        Ok(rustix::fs::fstat(&self.tree)?.st_dev)
     }
 
     fn make(&mut self, wish: &[u8]) -> Result<Made, Failure> {
-        let mut missing = Vec::new();
-        let points = points(wish).ok_or_else(|| Failure::because("mount", "the wish has another form"))?;
-        for (target, kind) in &points {
-            let location = Location::find(self.image.as_fd(), target).failed("mount", "openat2")?;
-            if !location.exists() {
-                missing.push(Missing { target: target.clone(), location, kind: *kind });
-            }
+        let refused = || Failure::because("mount", "there is no such shape");
+        let wanted = points(wish).ok_or_else(refused)?;
+        let mut found = Vec::new();
+        for (target, kind) in &wanted {
+            found.push((Location::find(self.tree.as_fd(), target).failed("mount", "openat2")?, *kind));
         }
-        let skeleton = trees::tmpfs(SIZE, 0o755, trees::INERT).failed("mount", "tmpfs")?;
-        root::make_skeleton(skeleton.as_fd(), self.image.as_fd(), &missing)?;
-        self.session.attach(skeleton.as_fd(), SKELETON)?;
-        let layers = format!("{SKELETON}:{}", self.name);
-        let mount = self.session.within(|| root::unwritable_overlay(layers.into_bytes()));
-        // The overlay keeps what it lies on.
-        self.session.detach(SKELETON)?;
-        let (mount, name) = (mount?, format!("shape{}", self.count));
+        let missing: Vec<Point<'_>> = found
+            .iter()
+            .filter(|(location, _)| !location.exists())
+            .map(|(location, kind)| Point {
+                names: location.names().collect(),
+                existing: location.existing.len(),
+                kind: *kind,
+            })
+            .collect();
+        let skeleton = self.skeletons.tree(&self.image, &missing).ok_or_else(refused)?;
+        let layers = format!("{served}/{skeleton}:{served}/{IMAGE}", served = self.served);
+        let mount = self.session.within(|| root::unwritable_overlay(layers.into_bytes()))?;
+        let name = format!("shape{}", self.count);
         self.count += 1;
         self.session.attach(mount.as_fd(), &name)?;
         Ok(Made { wish: wish.to_vec(), name, mount })
