@@ -25,6 +25,7 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("soliton"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "soliton"))
 
-# A shell without job control has what it runs in the background ignore it, and all that is started there.
+# A shell without job control has what it runs in the background ignore it, and all that is started there; so does nohup the other.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
