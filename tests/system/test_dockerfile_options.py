@@ -167,7 +167,7 @@ RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
     assert again.count("(cached)") == 11
     found = listing(project, "image.sif")
     assert {path: found[path][1] for path in expected} == expected
-    kept = project.home / ".cache/soliton/steps/mounts"
+    kept = project.home / "cache" / "steps" / "mounts"
     assert list(kept.iterdir())
     project("cache", "clean", "--force").ok()
     assert not list(kept.iterdir())

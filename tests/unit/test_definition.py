@@ -201,6 +201,16 @@ def test_values_cannot_blow_a_definition_up() -> None:
 
 
 def test_scripts_run_by_sh_stop_at_errors_and_show_commands() -> None:
+    for body, hint in (
+        ("\n  #!/bin/bash\n  x", "`%post -c /bin/bash -e`"),
+        ("#!/usr/bin/env python3\nx", "`%post -c python3`"),
+        ("#!/bin/sh\nx", ""),
+        ("#!\nx", ""),
+        ("echo '#!/bin/bash'", ""),
+    ):
+        said = script.unheeded(Section("post", "", body, 1))
+        assert hint in said and bool(said) is bool(hint)
+        assert not script.unheeded(Section("post", "-c /bin/bash", body, 1))
     assert script.command(Section("post", "", "", 1), "/s") == ("/bin/sh", "-ex", "/s")
     assert script.command(Section("post", "-u", "", 1), "/s") == ("/bin/sh", "-ex", "-u", "/s")
     assert script.command(Section("post", "-c /bin/bash -x", "", 1), "/s") == (

@@ -22,6 +22,9 @@ use crate::plan::{Environment, Process};
 use crate::text::Text;
 
 pub const SHELL: &str = "/bin/sh";
+/// Carries out the environment scripts where the image has it, called by the name of `sh`: recipes write `source` and `[[` there, which the
+/// peers' own interpreter knows whatever the image's /bin/sh is.
+const BASH: &str = "/bin/bash";
 const FOLDER: &str = "/.singularity.d/env";
 /// Descriptors that the shells use to say "ready" and to wait.
 const READY: RawFd = 8;
@@ -80,6 +83,11 @@ pub fn environment(process: &Process) -> Option<Variables> {
 /// Whether the image can run scripts of its own.
 pub fn has_shell() -> bool {
     rustix::fs::access(SHELL, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Whatever carries out scripts that were declined.
+fn shell() -> &'static str {
+    if rustix::fs::access(BASH, rustix::fs::Access::EXEC_OK).is_ok() { BASH } else { SHELL }
 }
 
 fn variables(interpreter: &Interpreter) -> Variables {
@@ -217,8 +225,9 @@ fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: 
     }
     // What scripts print is not the payload's output.
     let _ = rustix::stdio::dup2_stdout(rustix::stdio::stderr());
-    let shell = Text::from(SHELL).to_c_string();
-    let argv = [shell.clone(), Text::from("-c").to_c_string(), Text::new(script).to_c_string()];
+    let shell = Text::from(shell()).to_c_string();
+    let argv =
+        [Text::from(SHELL).to_c_string(), Text::from("-c").to_c_string(), Text::new(script).to_c_string()];
     let envp: Vec<_> = given
         .iter()
         .map(|(key, value)| Text::new([key.as_bytes(), b"=", value.as_bytes()].concat()).to_c_string())

@@ -227,6 +227,8 @@ def setup(job: Job, state: StageState, step: Step) -> None:
 def post(job: Job, state: StageState, step: Step) -> None:
     """`%post`: in the container."""
     assert step.section is not None
+    if hint := script.unheeded(step.section):
+        messages.warning(hint)
     base = state.stage.header.get("from") or state.stage.header.agent
     numbered = script.is_traced(step.section)
     text = (trace.FIRST if numbered else "") + step.section.body
