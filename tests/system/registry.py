@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import time
@@ -43,17 +45,19 @@ class Registry:
         return self.storage / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Below those that the kernel gives to callers: who asks again and again for one of these is answered by itself in the end."""
+    while True:
+        port = random.randrange(10000, 30000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager
 def serve(directory: Path, *, tls: bool = False, users: dict[str, str] | None = None) -> Iterator[Registry]:
     """Starts a registry that keeps its files below `directory`; it ends with the block."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     storage = directory / "storage"
     lines = [
         "version: 0.1",
@@ -82,11 +86,14 @@ def serve(directory: Path, *, tls: bool = False, users: dict[str, str] | None = 
         env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
     )
     try:
-        for _ in range(200):
+        for _ in range(600):
+            assert server.poll() is None, "the registry has ended"
             with socket.socket() as attempt:
                 if attempt.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.05)
+        else:
+            raise AssertionError("the registry does not answer")
         credentials = ":".join(next(iter(users.items()))) if users else None
         yield Registry(f"localhost:{port}", storage, authority, credentials)
     finally:

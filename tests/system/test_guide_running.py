@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.system.program import Program
+from tests.system.registry import free_port
 from tests.system.test_limits import FILE as LIMITS
 from tests.system.test_limits import delegated
-from tests.system.test_network import free_port
 from tests.system.test_overlays import tool
 
 RUNNING = Path(__file__).parents[2] / "docs/guide/running.md"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.program import Program
+from tests.system.registry import free_port
 
 HELPERS = ("pasta", "slirp4netns")
 
@@ -37,14 +36,6 @@ def answering(text: bytes) -> Iterator[int]:
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to callers: who asks again and again for one of these is answered by itself in the end."""
-    while True:
-        port = random.randrange(10000, 30000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
