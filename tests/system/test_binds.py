@@ -103,6 +103,8 @@ def test_images_are_bound_several_times_and_written_if_they_can_be(
         ("{d}/d.sqfs:/in:id=1", "d.sqfs"),
         ("{d}/tree/sub/file:/in:image-src=/", "file"),
         ("nothing:/in:image-src=/", "nothing"),
+        ("/etc/hosts:/bin", "a file cannot cover a directory"),
+        ("/etc:/etc/hosts", "a directory cannot cover a file"),
     ],
 )
 def test_what_cannot_be_bound_is_named(

@@ -14,6 +14,13 @@ import pytest
 from tests.system.program import Program
 
 
+def test_all_messages_tell_what_is_started(soliton: Program, busybox_sif: Path) -> None:
+    told = soliton("-d", "exec", "--bind", "/usr:/mnt", busybox_sif, "true").ok().err
+    assert f"the image is `{busybox_sif}`: sif" in told
+    assert "bind at `/mnt` of `/usr` (--bind)" in told
+    assert soliton("exec", "--bind", "/usr:/mnt", busybox_sif, "true").ok().err == ""
+
+
 def test_exec_runs_a_command_and_passes_its_status_on(soliton: Program, busybox_sif: Path) -> None:
     assert soliton("exec", busybox_sif, "echo", "hello").ok().out == "hello\n"
     assert soliton("exec", busybox_sif, "sh", "-c", "exit 7").status == 7

@@ -48,7 +48,7 @@ impl Failure {
             text.push_str(&format!("{}{path}", if text.is_empty() { "" } else { " " }));
         }
         if self.errno != 0 {
-            let reason = std::io::Error::from_raw_os_error(self.errno);
+            let reason = reason(self.errno);
             text.push_str(&format!("{}{reason}", if text.is_empty() { "" } else { ": " }));
         }
         if !self.detail.is_empty() {
@@ -56,6 +56,12 @@ impl Failure {
         }
         text
     }
+}
+
+/// What an error number means; without the number, which tells nobody anything.
+fn reason(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Names the failed call and what it was for.
@@ -148,15 +154,13 @@ pub fn explain(failure: &Failure) {
         ),
         "app" => fatal(&format!("the app `{name}` cannot be used"), &[&failure.detail]),
         "exec" if failure.call == "execve" => {
-            let reason = std::io::Error::from_raw_os_error(failure.errno).to_string();
-            // Without the number, which tells nobody anything.
-            fatal(
-                &format!("\"{name}\" cannot be executed"),
-                &[reason.split(" (os error").next().unwrap_or(&reason)],
-            );
+            fatal(&format!("\"{name}\" cannot be executed"), &[&reason(failure.errno)]);
         }
         "fusemount" => {
             fatal(&format!("the program `{name}` of `--fusemount` serves nothing"), &[&failure.detail])
+        }
+        "cwd" if failure.errno != 0 => {
+            fatal(&format!("the directory {name} cannot be entered"), &[&reason(failure.errno)]);
         }
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),

@@ -328,6 +328,24 @@ def tell_of_guard(request: ActionRequest, plan: Plan, host: hosts.Host) -> str |
     return line
 
 
+def trace(image: Image, plan: Plan) -> None:
+    """What is about to be started, for who asked for all messages."""
+    if not messages.shows(messages.DEBUG):
+        return
+    messages.debug(
+        f"the image is `{image.path}`: {image.kind}, {image.architecture or 'of any architecture'}"
+    )
+    who = plan.identity
+    namespaces = ("mount", *(("user",) if who.uid_map else ()), *plan.namespaces)
+    messages.debug(f"uid {who.uid}, gid {who.gid}; namespaces: {', '.join(namespaces)}")
+    for mount in plan.mounts:
+        source = getattr(mount, "source", "")
+        messages.debug(
+            f"{mount.kind} at `{mount.target}`" + (f" of `{source}`" if source else "") + f" ({mount.origin})"
+        )
+    messages.debug(f"starts in {', else '.join(plan.process.cwd)}; `--explain` tells more")
+
+
 def enter_limits(request: ActionRequest) -> None:
     """Moves this process, and with it the container, into a control group with the limits that were asked for."""
     if request.limits is not None:
@@ -361,6 +379,7 @@ def start(
         sys.exit(run_unpacked(request, image, root))
     host = look()
     plan = prepare(request, image, host=host)
+    trace(image, plan)
     # A stored plan would not say again what was said so far.
     if messages.spoken():
         call = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from soliton import core, messages
-from soliton.api.action import find_image, prepare, reporter
+from soliton.api.action import find_image, prepare, reporter, trace
 from soliton.errors import LaunchError, SolitonError, TargetError
 from soliton.launch import doors
 from soliton.launch import instance as records
@@ -137,6 +137,7 @@ def start(
         # An init insists on being root.
         request = replace(request, fakeroot=True)
     plan = prepare(request, image)
+    trace(image, plan)
     with _pid_file(pid_file) as write_pid:
         cgroup = None
         if request.limits is not None:

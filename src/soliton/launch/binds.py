@@ -79,9 +79,21 @@ def parse_binds(text: str, *, cwd: str, home: str, origin: str) -> list[Bind | I
                 f"`{target}` in the bind `{text}` is not an absolute path",
                 why="the place inside the container is named from its root",
             )
-        bind = Bind(source, posixpath.normpath(target), origin=origin)
+        bind = Bind(source, _place(target, text), origin=origin)
         binds.append(_with_options(bind, fields[2:], text))
     return binds
+
+
+def _place(target: str, text: str) -> str:
+    """The place inside, in its shortest form."""
+    place = posixpath.normpath(target)
+    if not place.strip("/"):
+        raise SolitonError(
+            f"`{text}` would cover the whole container",
+            why="its place inside is `/`, which is the image's",
+            remedy="choose another place: `--bind /:/host`",
+        )
+    return place
 
 
 def _is_option(part: str) -> bool:
@@ -139,9 +151,7 @@ def parse_data(text: str, *, cwd: str, origin: str) -> ImageBind:
     target = _unescape(fields[1])
     if not target.startswith("/"):
         raise SolitonError(f"`{target}` in `{text}` is not an absolute path")
-    return ImageBind(
-        _absolute(_unescape(fields[0]), cwd), "/", posixpath.normpath(target), None, True, origin
-    )
+    return ImageBind(_absolute(_unescape(fields[0]), cwd), "/", _place(target, text), None, True, origin)
 
 
 def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind | ImageBind]:
@@ -183,7 +193,7 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind | ImageBind]:
                 f"the mount `{text}` needs a source and an absolute destination",
                 remedy="for example `type=bind,source=/data,destination=/mnt`",
             )
-        binds.append(_bind(_absolute(source, cwd), posixpath.normpath(target), read_only, inside, id, origin))
+        binds.append(_bind(_absolute(source, cwd), _place(target, text), read_only, inside, id, origin))
     return binds
 
 

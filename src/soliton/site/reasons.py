@@ -72,9 +72,13 @@ def _bind_target(call: str, number: int, named: str, reason: str, detail: str) -
             f"nothing can be mounted at {named} in the container",
             why="links of the image lead in a circle there",
         )
+    if number in (errno.EISDIR, errno.ENOTDIR) and detail:
+        return LaunchError(
+            f"nothing can be mounted at {named} in the container", why=detail, remedy="choose another place"
+        )
     return LaunchError(
         f"{named} cannot be made in the container, so nothing can be mounted there",
-        why=" ".join(part for part in (reason, detail) if part),
+        why=": ".join(part for part in (reason, detail) if part),
         remedy="make it in that directory first, or choose another place"
         if detail
         else "with `--writable` a mount point has to exist in the image; make it there first",
