@@ -100,8 +100,16 @@ def _request(value: Any) -> int:
     """A descriptor of an anonymous file that holds the request, positioned at its start. Not inherited yet."""
     rest = memoryview(to_json(encode(value)).encode("ascii"))
     fd = os.memfd_create("soliton-request")
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError as error:
+        os.close(fd)
+        raise SolitonError(
+            "the native program cannot be told what to do",
+            why=f"{error.strerror}: memory is used up, or files may have but few bytes",
+            remedy="raise the limits that `ulimit -f` and `ulimit -v` show",
+        ) from None
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

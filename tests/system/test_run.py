@@ -7,11 +7,20 @@ import pwd
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.system.program import Program
+
+
+def test_limits_that_leave_no_room_to_start_are_named(soliton: Program, busybox_sif: Path) -> None:
+    for limit, said in (("-f 0", "`ulimit -f`"), ("-n 16", "`ulimit -n`")):
+        limited = replace(soliton, wrapper=("sh", "-c", f'ulimit {limit}; exec "$@"', "sh"))
+        result = limited("exec", busybox_sif, "true")
+        assert result.status == 255 and said in result.err, result
+        assert "os error" not in result.err
 
 
 def test_all_messages_tell_what_is_started(soliton: Program, busybox_sif: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -126,3 +127,14 @@ def test_a_plan_made_from_what_changes_by_itself_is_not_stored(path: str) -> Non
     finally:
         witness.end()
     assert witness.reason == f"{path} was read"
+
+
+def test_a_store_without_room_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, text: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / "store"
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        shortcut.write(str(folder), "a" * 32, b"{}")
+    assert list(folder.iterdir()) == []

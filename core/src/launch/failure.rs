@@ -58,10 +58,20 @@ impl Failure {
     }
 }
 
-/// What an error number means; without the number, which tells nobody anything.
+/// What an error number means.
 fn reason(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    without_numbers(&std::io::Error::from_raw_os_error(errno).to_string())
+}
+
+/// A text without the numbers of errors that the standard library adds, which tell nobody anything.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        plain.push_str(rest.strip_prefix(')').unwrap_or(rest));
+    }
+    plain
 }
 
 /// Names the failed call and what it was for.
@@ -94,14 +104,14 @@ pub fn say_up_to(level: i32) {
 /// Tells the user about something that goes on all the same.
 pub fn warn(text: &str) {
     if LEVEL.load(Ordering::Relaxed) >= WARNING {
-        eprintln!("WARNING: {text}");
+        eprintln!("WARNING: {}", without_numbers(text));
     }
 }
 
 /// Tells the user what is done because something is not there.
 pub fn info(text: &str) {
     if LEVEL.load(Ordering::Relaxed) >= INFO {
-        eprintln!("INFO:    {text}");
+        eprintln!("INFO:    {}", without_numbers(text));
     }
 }
 
@@ -118,7 +128,7 @@ pub fn fatal(what: &str, more: &[&str]) {
     for line in more.iter().filter(|line| !line.is_empty()) {
         text.push_str(&format!("         {line}\n"));
     }
-    eprint!("{text}");
+    eprint!("{}", without_numbers(&text));
 }
 
 /// Hands a failure to the plan's reporter, which replaces this process; says it itself if that cannot be.
@@ -164,5 +174,17 @@ pub fn explain(failure: &Failure) {
         }
         "cwd" => fatal(&format!("the directory {name} cannot be entered"), &[&failure.message()]),
         _ => fatal(&failure.message(), &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        assert_eq!(without_numbers("a: No such file (os error 2); b (os error 13)"), "a: No such file; b");
+        assert_eq!(without_numbers("nothing of the kind"), "nothing of the kind");
+        assert_eq!(reason(2), "No such file or directory");
     }
 }

@@ -301,6 +301,7 @@ def write(directory: str, name: str, text: bytes) -> None:
             raise PermissionError(f"{directory} is not private")
         make_room(folder)
         partial = f"{name}.{os.getpid()}"
+        whole = False
         file = os.open(
             partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
         )

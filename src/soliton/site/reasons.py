@@ -52,15 +52,19 @@ def _fuse_denied(call: str, number: int, named: str, reason: str, detail: str) -
     return _told("the image cannot be mounted: /dev/fuse may not be used", causes.fuse(number), "fuse")
 
 
+def _too_many(named: str) -> LaunchError:
+    return LaunchError(
+        f"there are too many binds: {named} cannot be opened besides the others",
+        why="every bind needs an open file until the container is put together",
+        remedy="raise the limit with `ulimit -n`, or bind a directory above",
+    )
+
+
 def _bind_source(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
     if number == errno.ENOENT:
         return LaunchError(f"the bind source {named} does not exist", remedy="make it, or leave the bind out")
     if number == errno.EMFILE:
-        return LaunchError(
-            f"there are too many binds: {named} cannot be opened besides the others",
-            why="every bind needs an open file until the container is put together",
-            remedy="raise the limit with `ulimit -n`, or bind a directory above",
-        )
+        return _too_many(named)
     if number == errno.ELOOP:
         return LaunchError(f"the bind source {named} cannot be used", why="its links lead in a circle")
     return LaunchError(f"the bind source {named} cannot be used", why=reason)
@@ -72,6 +76,8 @@ def _bind_target(call: str, number: int, named: str, reason: str, detail: str) -
             f"nothing can be mounted at {named} in the container",
             why="links of the image lead in a circle there",
         )
+    if number == errno.EMFILE:
+        return _too_many(named)
     if number in (errno.EISDIR, errno.ENOTDIR) and detail:
         return LaunchError(
             f"nothing can be mounted at {named} in the container", why=detail, remedy="choose another place"
