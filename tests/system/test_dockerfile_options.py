@@ -139,6 +139,8 @@ RUN --mount=type=cache,target=/c,uid=1234,gid=1235,mode=0700 --mount=type=secret
   touch /c/x && test "$(stat -c %u:%g:%a /c):$(stat -c %u:%a:%s /run/secrets/tok)" = 1234:1235:700:1234:400:4 && cat /run/secrets/tok
 USER root
 RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
+USER root:1235
+RUN test "$(id -u)" = 0; touch /made/group; ln -s x /made/other; touch /made/given; chown 5:6 /made/given
 """
     (project.cwd / "app.txt").write_text("app\n")
     (project.cwd / "token").write_text("open")
@@ -159,12 +161,15 @@ RUN test "$(id -u)" = 0; touch /made/root; ln -s x /made/link
         "/made": "0/0",
         "/made/root": "0/0",
         "/made/link": "0/0",
+        "/made/group": "0/1235",
+        "/made/other": "0/1235",
+        "/made/given": "5/6",
         "/tmp": "0/0",
     }
     assert {path: found[path][1] for path in expected} == expected
     # The same from the cache, under another last step.
     again = build(project, text + "RUN true\n", "--secret", "id=tok,src=token").ok().err
-    assert again.count("(cached)") == 11
+    assert again.count("(cached)") == 12
     found = listing(project, "image.sif")
     assert {path: found[path][1] for path in expected} == expected
     kept = project.home / "cache" / "steps" / "mounts"

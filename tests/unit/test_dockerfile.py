@@ -11,7 +11,7 @@ from soliton.build.dockerfile import config as configuration
 from soliton.build.dockerfile import context, mounts, origins, parser, stages, words
 from soliton.build.dockerfile.config import Config
 from soliton.build.lines import DefinitionError
-from soliton.build.origin import is_dockerfile
+from soliton.build.origin import is_dockerfile, settle
 from soliton.errors import BuildError
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus" / "dockerfile").glob("*.Dockerfile"))
@@ -236,6 +236,17 @@ def test_dockerignore_has_the_last_word(tmp_path: Path) -> None:
     taken = ("sub/a.log", "keep.log", "build/out", "build/out/file", "docs/one/two/xy", "docs/one/x")
     assert [path for path in ignored if not here.ignores(path)] == []
     assert [path for path in taken if here.ignores(path)] == []
+
+
+def test_a_project_has_a_dockerfile_by_either_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text("FROM a\n")
+    (tmp_path / ".dockerignore").write_text("b\n")
+    (tmp_path / ".containerignore").write_text("a\n")
+    found = settle(str(tmp_path), {})
+    assert (found.kind, found.reference) == ("dockerfile", str(tmp_path / "Containerfile"))
+    assert context.open_context(str(tmp_path), found.reference).ignores("a")
+    (tmp_path / "Dockerfile").write_text("FROM a\n")
+    assert settle(str(tmp_path), {}).reference == str(tmp_path / "Dockerfile")
 
 
 def test_a_digest_of_a_context_sees_names_modes_contents_and_nothing_else(tmp_path: Path) -> None:

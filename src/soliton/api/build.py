@@ -30,7 +30,7 @@ from soliton.build.definition import Definition
 from soliton.build.header import Header
 from soliton.build.job import Settings
 from soliton.build.lockfile import Lock
-from soliton.build.origin import FETCHED, Origin, settle
+from soliton.build.origin import FETCHED, Origin, dockerfile_in, settle
 from soliton.build.provenance import Arguments
 from soliton.build.session import Request
 from soliton.build.step_cache import StepCache, size_limit
@@ -420,7 +420,10 @@ def _sources(options: BuildOptions) -> Sources:
             context=context,
             fetching=options.fetching,
         )
-        path = os.path.join(context, header.get("filename") or "Dockerfile")
+        named = header.get("filename")
+        path = os.path.join(context, named or "Dockerfile")
+        if not named:
+            path = dockerfile_in(context) or path
         _of_dockerfile(place, path, inner, os.environ)
         return digests.of_file(place)
 

@@ -51,8 +51,8 @@ def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) ->
                 f"building from `{scheme}:`", remedy="build from a definition file, an image or docker://"
             )
     if os.path.isdir(source):
-        inside = os.path.join(source, "Dockerfile")
-        if os.path.isfile(inside) and not os.path.isdir(os.path.join(source, ".singularity.d")):
+        inside = dockerfile_in(source)
+        if inside is not None and not os.path.isdir(os.path.join(source, ".singularity.d")):
             return Origin("dockerfile", of_source("dockerfile", inside, inside), inside)
         return _of_image(source)
     try:
@@ -78,6 +78,12 @@ def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) ->
 
         data = definition_json.text_of(data, source)
     return Origin("definition", parse(data, source, build_args))
+
+
+def dockerfile_in(directory: str) -> str | None:
+    """A project's Dockerfile, by the names that it usually has."""
+    paths = (os.path.join(directory, name) for name in ("Dockerfile", "Containerfile"))
+    return next(filter(os.path.isfile, paths), None)
 
 
 def is_dockerfile(data: bytes) -> bool:

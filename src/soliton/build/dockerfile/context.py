@@ -50,9 +50,12 @@ class Context:
 
 
 def open_context(root: str, dockerfile: str) -> Context:
-    """dockerfile: whose own `NAME.dockerignore`, beside it or in the context, beats `.dockerignore`."""
+    """dockerfile: whose own `NAME.dockerignore`, beside it or in the context, beats `.containerignore` and `.dockerignore`."""
     own = f"{dockerfile}.dockerignore"
-    for path in (own, os.path.join(root, os.path.basename(own)), os.path.join(root, ".dockerignore")):
+    general = (
+        os.path.join(root, name) for name in (os.path.basename(own), ".containerignore", ".dockerignore")
+    )
+    for path in (own, *general):
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return Context(root, read_rules(file.read(1 << 20)))

@@ -138,12 +138,13 @@ def _execute(
     root = layers.of_stage(job, state)
     user = users.find(root, config.user, work.place(item)) if config.user else users.User(0, 0, "/root")
     identity = scene.identity
-    is_root = user.uid == 0 and user.gid == 0
-    if not is_root and job.single_id:
-        # The one id there is, under another number: all files seem to be this user's, and the new ones are.
-        identity = renumbered(identity, user.uid, user.gid)
+    is_root = user.uid == 0
+    if job.single_id:
         state.maker = (user.uid, user.gid)
-    elif not is_root:
+        if not is_root:
+            # The one id there is, under another number: all files seem to be this user's.
+            identity = renumbered(identity, user.uid, user.gid)
+    elif not is_root or user.gid != 0:
         identity = replace(identity, uid=user.uid, gid=user.gid, groups=(user.gid, *user.groups))
     environment = {
         **{key: job.settings.environment[key] for key in plans.PASSED if key in job.settings.environment},
