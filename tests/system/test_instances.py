@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,25 @@ def test_what_cannot_be_booted(instances: Program, busybox_sandbox: Path) -> Non
         text = fatal(instances("instance", "start", "--boot", bare, "box"))
         assert "systemd makes control groups, and may not here" in text
     assert names(instances) == []
+
+
+def test_a_home_without_room_is_named(instances: Program, service: Path) -> None:
+    home = instances.cwd / "full"
+    home.mkdir()
+    fill = 'mount -t tmpfs -o size=4k,mode=700 full "$0"; dd if=/dev/zero of="$0/f" bs=4k count=9 2> /dev/null; HOME=$0 exec "$@"'
+    inside = (
+        "unshare",
+        "--user",
+        "--mount",
+        "--map-current-user",
+        "--keep-caps",
+        "sh",
+        "-c",
+        fill,
+        str(home),
+    )
+    text = fatal(replace(instances, wrapper=inside)("instance", "start", service, "box"))
+    assert "instances cannot be recorded in" in text and "No space left on device" in text
 
 
 def test_a_life(instances: Program, service: Path) -> None:

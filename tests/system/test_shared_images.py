@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import busybox_tar
 from tests.system.program import Program
+from tests.zoo import PLAIN, write_layout
 
 _NAMESPACE = ("readlink", "/proc/self/ns/user")
 
@@ -94,6 +96,14 @@ def test_many_at_once_start_one_server(own: Program, image: Path, tmp_path: Path
         check=True,
     )
     assert len(done.stdout.splitlines()) == 16 and len(set(done.stdout.splitlines())) == 1
+    assert len(servers_of(tmp_path)) == 1
+
+
+def test_an_image_of_the_cache_is_shared_too(own: Program, tmp_path: Path) -> None:
+    layer = busybox_tar(tmp_path / "layer.tar").read_bytes()
+    uri = f"oci:{write_layout(tmp_path / 'layout', [(layer, PLAIN)])}:latest"
+    for _ in range(2):
+        own("exec", uri, "true").ok()
     assert len(servers_of(tmp_path)) == 1
 
 

@@ -84,11 +84,23 @@ def writable_place() -> Place:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             on_this_machine.make()
             return on_this_machine
-    raise SolitonError(
-        f"instances cannot be recorded in `{preferred.records}`",
+    raise _unrecorded(preferred, refusal)
+
+
+def _unrecorded(place: Place, refusal: OSError) -> SolitonError:
+    return SolitonError(
+        f"instances cannot be recorded in `{place.records}`",
         why=refusal.strerror,
         remedy="set SOLITON_CONFIGDIR to a directory that you can write",
     )
+
+
+@contextlib.contextmanager
+def _recording(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unrecorded(place, error) from None
 
 
 def find(pattern: str = "*", *, user: str | None = None, sharens: bool = False) -> list[Instance]:
@@ -213,7 +225,8 @@ def launch(
 
     door: by which others come in; None makes one.
     """
-    claim = place.claim(name)
+    with _recording(place):
+        claim = place.claim(name)
     try:
         shared = door is not None and door.shared
         out_path, err_path = (os.devnull, os.devnull) if shared else place.log_paths(name)
@@ -270,7 +283,8 @@ def launch(
                         door=door.name,
                         token=door.token,
                     )
-                    claim.record(instance)
+                    with _recording(place):
+                        claim.record(instance)
                     starter.go()
                     # It lives on without this process.
                     child.returncode = 0

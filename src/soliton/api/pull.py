@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
 from soliton.site import config as configuration
 from soliton.site import paths
+
+#: Seconds after which it is noted anew that an image of the cache is in use.
+_TOUCHED = 3600
 
 _LATER = ("library", "shub", "oras", "http", "https", "ipfs")
 
@@ -113,7 +117,9 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
         final = cache.image(key)
         if os.path.exists(final):
             with contextlib.suppress(OSError):
-                os.utime(final)
+                # Not at every use: to those who share what is mounted, another time is another image.
+                if time.time() - os.stat(final).st_mtime > _TOUCHED:
+                    os.utime(final)
             return final, image.manifest_digest
         try:
             with targets.new_image(final, force=True) as file:
