@@ -23,6 +23,19 @@ def test_limits_that_leave_no_room_to_start_are_named(soliton: Program, busybox_
         assert "os error" not in result.err
 
 
+def test_a_missing_app_is_told_once(soliton: Program, busybox_sif: Path) -> None:
+    recipe = (
+        f"Bootstrap: localimage\nFrom: {busybox_sif}\n%environment\n    export NEEDS_A_SHELL=$(echo yes)\n"
+    )
+    (soliton.cwd / "shell.def").write_text(recipe)
+    soliton("build", "shell.sif", "shell.def").ok()
+    assert soliton("exec", "shell.sif", "sh", "-c", "echo $NEEDS_A_SHELL").ok().out == "yes\n"
+    for command in ("exec", "run", "test"):
+        result = soliton(command, "--app", "none", "shell.sif", "true")
+        assert result.status == 1
+        assert result.err == "FATAL:   the app `none` cannot be used\n         the image has no such app\n"
+
+
 def test_all_messages_tell_what_is_started(soliton: Program, busybox_sif: Path) -> None:
     told = soliton("-d", "exec", "--bind", "/usr:/mnt", busybox_sif, "true").ok().err
     assert f"the image is `{busybox_sif}`: sif" in told

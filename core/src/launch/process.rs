@@ -124,6 +124,12 @@ impl Command {
     pub fn of(plan: &Plan) -> Result<Command, Failure> {
         let fallen_back = locale::fallen_back(&plan.process);
         let process = fallen_back.as_ref().unwrap_or(&plan.process);
+        // Before the image's scripts say it in their way.
+        if let Some(app) = &process.app
+            && !exists(&Text::new([b"/scif/apps/", app.as_bytes()].concat()))
+        {
+            return Err(Failure::because("app", "the image has no such app").at(app));
+        }
         let mut environment = environment(process);
         let words = match without_shell(process, &environment) {
             Some(words) => words?,
@@ -206,11 +212,6 @@ impl Command {
 
 /// What is executed, by the plan's action.
 fn words(process: &Process) -> Result<Vec<Text>, Failure> {
-    if let Some(app) = &process.app
-        && !exists(&Text::new([b"/scif/apps/", app.as_bytes()].concat()))
-    {
-        return Err(Failure::because("app", "the image has no such app").at(app));
-    }
     let base = match &process.app {
         Some(app) => format!("/scif/apps/{app}/scif"),
         None => METADATA.to_owned(),
