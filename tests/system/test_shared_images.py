@@ -237,10 +237,14 @@ def test_mounts_are_listed_and_let_go_of(own: Program, image: Path, tmp_path: Pa
 
 
 def test_a_server_that_was_killed_is_started_again(own: Program, image: Path, tmp_path: Path) -> None:
-    own("exec", image, "true").ok()
+    own("instance", "start", image, "bereft").ok()
     (server,) = servers_of(tmp_path)
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: not servers_of(tmp_path))
+    lost = own("exec", "instance://bereft", "true")
+    assert (lost.status, lost.out) == (255, "")
+    assert "the process that serves its files has ended" in lost.err and lost.err.count("\n") <= 3
+    own("instance", "stop", "bereft").ok()
     own("exec", image, "true").ok()
     assert len(servers_of(tmp_path)) == 1
 
@@ -389,9 +393,9 @@ def test_who_holds_a_user_namespace_ends_when_nobody_is_left(own: Program, busyb
         assert holders(program) == holder
         running.kill()
     wait_until(lambda: not holders(program))
-    # Without any idle time too, and whoever started it came in.
+    # Without any idle time nobody would hold it for others.
     program.having(SOLITON_IMAGE_SERVER="0")("exec", busybox_sandbox, "true").ok()
-    wait_until(lambda: not any((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir()))
+    assert not any((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir())
 
 
 def test_who_holds_a_user_namespace_may_be_killed(own: Program, busybox_sandbox: Path) -> None:

@@ -91,6 +91,16 @@ def test_a_failed_launch_points_to_the_finding_that_explains_it(code: str, numbe
     assert failure.remedy is not None and f"`soliton doctor {name}`" in failure.remedy
 
 
+@pytest.mark.parametrize("code", ["image", "mount", "overlay", "bind-target"])
+def test_an_image_whose_server_has_ended_is_told_so(code: str) -> None:
+    for number in (errno.ENOTCONN, errno.ECONNABORTED):
+        failure = reasons.explain({"code": code, "errno": number, "call": "x"})
+        assert failure.why == "the process that serves its files has ended"
+    # That of a bind is another one's.
+    of_bind = reasons.explain({"code": "bind-source", "errno": errno.ENOTCONN, "path": "/mnt", "call": "x"})
+    assert "/mnt" in of_bind.what
+
+
 @pytest.mark.parametrize(
     ("code", "number", "settings", "name", "words"),
     [

@@ -164,7 +164,12 @@ pub fn explain(failure: &Failure) {
         ),
         "app" => fatal(&format!("the app `{name}` cannot be used"), &[&failure.detail]),
         "exec" if failure.call == "execve" => {
-            fatal(&format!("\"{name}\" cannot be executed"), &[&reason(failure.errno)]);
+            let what = format!("\"{name}\" cannot be executed");
+            if let libc::ENOTCONN | libc::ECONNABORTED = failure.errno {
+                let again = "run the command again, which starts another";
+                return fatal(&what, &["the process that serves its files has ended", again]);
+            }
+            fatal(&what, &[&reason(failure.errno)]);
         }
         "fusemount" => {
             fatal(&format!("the program `{name}` of `--fusemount` serves nothing"), &[&failure.detail])

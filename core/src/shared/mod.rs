@@ -113,6 +113,10 @@ pub fn join(plan: &Plan, open: Option<&OpenImage>) -> Option<Joined> {
     if let Some(joined) = find().ok()? {
         return Some(joined);
     }
+    // Who would hold the namespace without any idle time would be gone before anybody else came.
+    if shared.is_none() && sharing.idle == 0 {
+        return None;
+    }
     let lock = Lock::take(&store, &key.server).ok()?;
     // Somebody else may have started it meanwhile.
     if let Some(joined) = find().ok()? {

@@ -82,7 +82,7 @@ pub fn hold(
         while let Some(arrived) = kernel::next_signal(signals.as_fd()) {
             asked |= arrived.signal == libc::SIGTERM;
         }
-        if !asked && (found != Ok(0) || idle > 0 && (is_fresh(&store, name, idle) || users.are_left())) {
+        if !asked && (found != Ok(0) || is_fresh(&store, name, idle) || users.are_left()) {
             wait = idle_time(idle);
             continue;
         }

@@ -13,6 +13,10 @@ from typing import Any
 from soliton.errors import LaunchError
 from soliton.site import causes
 
+#: What the kernel says of a FUSE file system without a server, and the failures in which that is the image's.
+_ABANDONED = (errno.ENOTCONN, errno.ECONNABORTED)
+_OF_IMAGE = ("image", "mount", "overlay", "bind-target")
+
 
 def explain(failure: Mapping[str, Any]) -> LaunchError:
     """failure: code, call, errno, path and detail, as the core tells them."""
@@ -23,6 +27,12 @@ def explain(failure: Mapping[str, Any]) -> LaunchError:
     call = str(failure.get("call") or "")
     reason = os.strerror(number) if number else (detail or "")
     named = f"`{path}`" if path else "it"
+    if number in _ABANDONED and code in _OF_IMAGE:
+        return LaunchError(
+            "the image was lost while its container was being started",
+            why="the process that serves its files has ended",
+            remedy="run the command again, which starts another",
+        )
     rule = _RULES.get(code)
     if rule is not None:
         return rule(call, number, named, reason, str(detail or ""))
@@ -134,7 +144,8 @@ def _image(call: str, number: int, named: str, reason: str, detail: str) -> Laun
             why="what is there now is not what was looked at before",
             remedy="run the command again",
         )
-    return LaunchError(f"the image {named} cannot be used", why=detail or f"{call}: {reason}")
+    image = "the image" if named == "it" else f"the image {named}"
+    return LaunchError(f"{image} cannot be used", why=detail or f"{call}: {reason}")
 
 
 def _mount(call: str, number: int, named: str, reason: str, detail: str) -> LaunchError:
