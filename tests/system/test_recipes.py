@@ -39,7 +39,7 @@ ALL = sorted([*HERE.glob("*.def"), *HERE.glob("*.Dockerfile")])
 #: Long ones; they are built as the user without subordinate ids only, who has it harder.
 LONG = ("mpi", "static", "musl", "library", "r", "stages")
 #: Built again elsewhere, on another day, without subordinate ids: the same bytes.
-TWICE = ("pip", "scif", "local-package", "service-user")
+TWICE = ("pip", "scif", "local-package", "service-user", "mamba")
 RECIPES = [path for path in ALL if path.stem not in LONG or not has_ids()]
 
 FILES = {

@@ -4,6 +4,9 @@
 # $ soliton exec image.sif cat /opt/env/spec
 # greet>=1.2
 # owner /opt/env/who 0/0
+# owner /home/worker/mine 5700/5700
+# owner /home/worker/link 5700/5700
+# owner /home/worker/work 5700/5700
 # mode /usr/local/bin/entry -rwxr-xr-x
 FROM ./debian.sif AS base
 ARG MAMBA_USER=worker
@@ -29,7 +32,8 @@ ARG ACTIVATE
 ENV ACTIVATE=$ACTIVATE
 WORKDIR /home/$MAMBA_USER
 SHELL ["/usr/local/bin/entry", "/bin/sh", "-euc"]
-RUN test -f "$MAMBA_ROOT/spec"; python-like
+RUN test -f "$MAMBA_ROOT/spec"; python-like; test "$(id -u):$HOME" = "5700:/home/$MAMBA_USER"; touch mine; ln -s mine link
+WORKDIR work
 USER root
 RUN touch /opt/env/who
 ENTRYPOINT ["/usr/local/bin/entry"]

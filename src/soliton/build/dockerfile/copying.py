@@ -32,7 +32,8 @@ def workdir(work: Work, current: Current, item: Instruction) -> None:
             owner = (found.uid, found.gid)
         empty = os.path.join(work.job.workspace.path, "nothing")
         os.makedirs(empty, mode=0o755, exist_ok=True)
-        made = Copy("/.", path, follow=False, from_root=DirectoryRoot(empty), time=state.epoch, owner=owner)
+        nothing = DirectoryRoot(empty)
+        made = Copy("/.", path, follow=False, from_root=nothing, time=state.epoch, owner=owner, mode=0o755)
         work.put(state, (made,))
 
     if path != "/":

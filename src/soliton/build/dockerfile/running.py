@@ -161,8 +161,8 @@ def _execute(
             extra += _mount(work, current, item, mount, environment)
         if script:
             extra.append(SynthesizedFile(plans.SCRIPT, script, 0o755, origin="RUN"))
-        if scene.single_id and is_root:
-            extra.append(SynthesizedFile(plans.APT_CONF, plans.APT_AS_ROOT, origin="single-id root"))
+        if is_root:
+            extra.append(SynthesizedFile(plans.APT_CONF, plans.APT_AS_ROOT, origin="build"))
             environment["APT_CONFIG"] = plans.APT_CONF
         plan = Plan(
             identity=identity,
