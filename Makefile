@@ -56,7 +56,7 @@ fuzz: all
 	scripts/fuzz $(or $(SECONDS),60)
 
 # PREFIX/lib/soliton is a virtual environment of its own, PREFIX/bin/soliton a link to the program in it.
-# DROP_IN=yes adds the names `apptainer`, `singularity` and `run-singularity`.
+# DROP_IN=yes adds the names `apptainer`, `singularity` and `run-singularity`. Manual pages and completion go to PREFIX/share.
 install:
 	scripts/prepare build
 	$(MAKE) $(VENV)/.ready
@@ -66,6 +66,15 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/bin
 	for name in soliton $(if $(filter yes,$(DROP_IN)),apptainer singularity run-singularity); do \
 	    ln -sfn ../lib/soliton/bin/soliton $(DESTDIR)$(PREFIX)/bin/$$name; done
+	$(DESTDIR)$(PREFIX)/lib/soliton/bin/soliton help --man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	for name in soliton $(if $(filter yes,$(DROP_IN)),apptainer singularity); do \
+	    run=$(DESTDIR)$(PREFIX)/bin/$$name; share=$(DESTDIR)$(PREFIX)/share; \
+	    $$run completion bash > $$share/bash-completion/completions/$$name && \
+	    $$run completion zsh > $$share/zsh/site-functions/_$$name && \
+	    $$run completion fish > $$share/fish/vendor_completions.d/$$name.fish || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) target dist bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis fuzz/target

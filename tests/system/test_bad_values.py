@@ -50,6 +50,7 @@ REFUSED = {
     "hostname": ("exec --hostname a_b! IMAGE true", "`a_b!` is not a host name"),
     "ignore": ("diff --ignore nothing IMAGE IMAGE", "there is no such thing to ignore"),
     "link": ("sif add --datatype 7 --link -1 IMAGE FILE", "-1"),
+    "man": ("help --man FILE", "manual pages cannot be written to"),
     "memory": ("exec --memory 1x IMAGE true", "`1x` makes no sense for `--memory`"),
     "memory-reservation": ("exec --memory-reservation 1x IMAGE true", "`--memory-reservation`"),
     "memory-swap": ("exec --memory-swap 1x IMAGE true", "`1x` makes no sense for `--memory-swap`"),

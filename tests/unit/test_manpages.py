@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from soliton.cli import commands, manpages
+from soliton.cli import commands, main, manpages
 
 
 def test_there_is_a_page_for_the_program_and_each_command_that_is_built() -> None:
@@ -33,6 +33,7 @@ def test_no_line_of_text_is_taken_for_a_request() -> None:
 
 
 def test_pages_are_written(tmp_path: Path) -> None:
-    assert manpages.main([str(tmp_path / "man")]) == 0
+    assert main.run(["help", "--man", str(tmp_path / "man")]) == 0
     assert sorted(path.name for path in (tmp_path / "man").iterdir()) == sorted(manpages.pages())
-    assert manpages.main([]) == 1
+    (tmp_path / "file").touch()
+    assert main.run(["help", "--man", str(tmp_path / "file")]) == 255

@@ -23,6 +23,12 @@ ABOUT = "One image file, any machine, no root: containers for scientific computi
 
 def help_(invocation: Invocation) -> int:
     """`help [COMMAND…]`, and what `--help` becomes."""
+    folder = invocation.text("man") if "man" in invocation.options else None
+    if folder is not None:
+        from soliton.cli.manpages import write
+
+        write(folder)
+        return 0
     path: tuple[str, ...] = ()
     command: Command | None = None
     for word in invocation.positionals:

@@ -1,4 +1,4 @@
-"""Manual pages from the tables: `python -m soliton.cli.manpages OUT` writes one page per command into the directory OUT.
+"""Manual pages from the tables: `soliton help --man OUT` writes one page per command into the directory OUT.
 
 The text is that of `--help`; what only a manual says (exit status, files, variables) is here.
 """
@@ -6,13 +6,13 @@ The text is that of `--help`; what only a manual says (exit status, files, varia
 from __future__ import annotations
 
 import os
-import sys
 
 from soliton import __version__
 from soliton.cli import commands
 from soliton.cli.commands import Command
 from soliton.cli.help import ABOUT, explained, spelled, usage_line
 from soliton.cli.tables.root import GLOBALS, HELP, VERSION
+from soliton.errors import SolitonError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,16 +156,12 @@ def _line(text: str) -> str:
     return f"\\&{escaped}" if escaped[:1] in (".", "'") else escaped
 
 
-def main(words: list[str]) -> int:
-    if len(words) != 1:
-        sys.stderr.write("usage: python -m soliton.cli.manpages OUT\n")
-        return 1
-    os.makedirs(words[0], exist_ok=True)
-    for name, text in pages().items():
-        with open(os.path.join(words[0], name), "w", encoding="utf-8") as file:
-            file.write(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def write(folder: str) -> None:
+    """Makes the directory, if it is missing, and the pages in it. Raises SolitonError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, text in pages().items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+    except OSError as error:
+        raise SolitonError(f"manual pages cannot be written to `{folder}`", why=error.strerror) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from soliton.cli.commands import Command, Example
+from soliton.cli.options import TEXT, Option
 
 ABOUT = "About soliton"
 
@@ -35,10 +36,18 @@ COMMANDS = (
         "[COMMAND…]",
         "explain a command",
         most=None,
+        options=(
+            Option(
+                "man", None, TEXT, "DIRECTORY", help="write the manual pages of all commands there instead"
+            ),
+        ),
         handler="soliton.cli.help:help_",
         immediate=True,
         group=ABOUT,
-        examples=(Example("soliton help sif dump", "of one command"),),
+        examples=(
+            Example("soliton help sif dump", "of one command"),
+            Example("soliton help --man ~/.local/share/man/man1", "then `man soliton-exec` shows it"),
+        ),
     ),
     Command(
         "completion",
