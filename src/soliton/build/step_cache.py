@@ -34,7 +34,7 @@ from soliton.build import digests
 from soliton.errors import UsageError
 from soliton.images.target import explaining
 
-#: Changes when the same ingredients would give another result.
+#: Changes when the same ingredients would give another result, or a compressor other bytes: images take blocks of layers as they are.
 VERSION = 3
 #: How much is kept where SOLITON_STEP_CACHE_SIZE does not say otherwise, in bytes.
 DEFAULT_SIZE = 20 << 30
