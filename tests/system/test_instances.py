@@ -295,6 +295,8 @@ def test_what_cannot_be_booted(instances: Program, busybox_sandbox: Path) -> Non
         (bare / name).mkdir()
     text = fatal(instances("instance", "start", "--boot", bare, "box"))
     assert "the image cannot be booted" in text and "it has no /sbin/init" in text
+    if owns_control_groups():
+        assert not [entry for entry in os.listdir(cgroups.look().folder()) if "-box-" in entry]
     text = fatal(instances("instance", "start", "--boot", "--app", "x", bare, "box"))
     assert "`--boot` and `--app` exclude each other" in text
     # One that ends at once, without a word, where it has no control groups of its own.

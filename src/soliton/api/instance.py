@@ -156,13 +156,16 @@ def start(
             from soliton.api.limits import enter as enter_limits
 
             cgroup = enter_limits(request.limits, name)
-        elif request.boot:
-            from soliton.site import cgroups
-
-            cgroups.enter_own(name)
-        instance = launch(plan, place, name, request, image=image.path, cgroup=cgroup)
+        with _own_group(name) if request.boot and cgroup is None else contextlib.nullcontext():
+            instance = launch(plan, place, name, request, image=image.path, cgroup=cgroup)
         write_pid(instance.pid)
     return instance
+
+
+def _own_group(name: str) -> contextlib.AbstractContextManager[None]:
+    from soliton.site import cgroups
+
+    return cgroups.own(name)
 
 
 @contextlib.contextmanager

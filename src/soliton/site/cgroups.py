@@ -110,14 +110,36 @@ def enter(settings: Sequence[Setting], name: str, *, by_systemd: bool = True) ->
     )
 
 
-def enter_own(name: str) -> None:
-    """Moves this process into a new group below the one that it is in, where that may be done: an init takes the group that it is
-    started in for its own alone.
+@contextlib.contextmanager
+def own(name: str) -> Iterator[None]:
+    """Meanwhile this process is in a new group below the one that it was in, where that may be done: an init takes the group that it
+    is started in for its own alone. The group stays for what was started in it, unless that failed.
     """
+    made: str | None = None
     with contextlib.suppress(SolitonError):
-        made = _make(look().folder(), (), name, [])
+        here = look()
+        made = _make(here.folder(), (), name, [])
         if made is not None:
-            _fill(made, ())
+            try:
+                _fill(made, ())
+            except SolitonError:
+                made = None
+    if made is None:
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        _leave(here)
+        remove(made[len(here.mount) :])
+        raise
+    _leave(here)
+
+
+def _leave(before: Here) -> None:
+    """Moves this process back to where it was."""
+    with contextlib.suppress(OSError):
+        _write(os.path.join(before.folder(), "cgroup.procs"), str(os.getpid()))
 
 
 def remove(path: str) -> None:
