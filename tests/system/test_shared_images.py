@@ -469,3 +469,22 @@ def test_what_was_left_by_who_was_killed_goes_with_the_next(
     other = Path(shutil.copy(image, tmp_path / "other.sif"))
     own.having(SOLITON_IMAGE_SERVER="0")("exec", other, "true").ok()
     wait_until(lambda: not list(folder.iterdir()))
+
+
+def test_starts_that_are_killed_leave_nothing_and_nobody_waits_for_them(
+    own: Program, image: Path, busybox_sandbox: Path, tmp_path: Path
+) -> None:
+    """Whenever they are killed: others start at the same time and after them, and the last server takes all away."""
+    program = own.having(SOLITON_IMAGE_SERVER="1")
+    other = Path(shutil.copy(image, tmp_path / "other.sif"))
+    for delay in range(0, 30, 3):
+        starts = [program.start("exec", root, "true") for root in (image, other, busybox_sandbox)]
+        time.sleep(delay / 1000)
+        for started in starts:
+            started.kill()
+            started.communicate()
+        survivors = [program.start("exec", root, "echo", "in") for root in (busybox_sandbox, other, image)]
+        assert [each.communicate(timeout=60) for each in survivors] == [(b"in\n", b"")] * 3
+    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
+    program.having(SOLITON_IMAGE_SERVER="0")("exec", image, "true").ok()
+    wait_until(lambda: not list((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir()))

@@ -179,8 +179,10 @@ def test_who_comes_late_shares_the_writable_overlay_and_others_do_not(
 def test_each_has_its_own_variables_and_an_option_by_variable_counts(
     sharing: Program, busybox_sif: Path
 ) -> None:
-    script = f"touch rank-$RANK; until [ $(ls | grep -c rank-) = 3 ]; do sleep 0.1; done; echo $RANK; {SHOW}"
     for name in ("SOLITON_SHARENS", "APPTAINER_SHARENS"):
+        # Each waits for the others, lest the container end before they come.
+        meet = f"touch {name}-$RANK; until [ $(ls | grep -c {name}-) = 3 ]; do sleep 0.1; done"
+        script = f"{meet}; echo $RANK; {SHOW}"
         done = siblings(sharing.having(**{name: "1"}), 3, "exec", busybox_sif, "sh", "-c", script)
         lines = done.stdout.splitlines()
         assert sorted(line for line in lines if line.isdigit()) == ["0", "1", "2"]
