@@ -32,6 +32,12 @@ pub fn fork() -> Result<Forked, Errno> {
     })
 }
 
+/// fork(2) in a process with other threads, of which the child has none. It may use its memory, which the C library sees to, but
+/// nothing that another thread could be in the midst of changing.
+pub fn fork_beside_threads() -> Result<Forked, Errno> {
+    fork()
+}
+
 /// A fork(2) whose child wait(2) does not show to who does not ask for it, in namespaces of its own. Callers have one thread.
 ///
 /// The payload takes this process over by execve(2), and must not meet children that it did not start.

@@ -85,6 +85,11 @@ impl Session {
         trees::of_entry(self.mount.as_fd(), name)
     }
 
+    /// The session itself, which whoever works in it needs open.
+    pub fn mount(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
     /// What is attached at a directory of the session, as a mount not attached yet.
     pub fn clone_of(&self, name: &str) -> Result<OwnedFd, Failure> {
         trees::of_entry(self.mount.as_fd(), name).failed("mount", "open_tree")

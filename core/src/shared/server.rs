@@ -53,7 +53,7 @@ pub fn run(
     let signals = kernel::signal_queue()?;
     let server = Server {
         door: Door::open(&store, &key.server)?,
-        users: Users::new(own_namespace("user")?, Some(served.shapes.device()?))?,
+        users: Users::new(own_namespace("user")?, Some(served.shapes.device()))?,
         guests: VecDeque::new(),
         served,
         store,

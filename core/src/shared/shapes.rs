@@ -7,27 +7,32 @@
 //! waking up the server.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rustix::fs::{Dev, OFlags};
+use rustix::fs::{AtFlags, Dev, OFlags, StatxFlags};
 use rustix::io::Errno;
+use rustix::process::WaitOptions;
 
 use super::users::layer_of;
+use super::{receive, send};
 use crate::fuse::skeletons::{IMAGE, Point, Skeletons};
 use crate::launch::failure::{Context, Failure};
+use crate::launch::kernel::{self, Forked};
 use crate::launch::mounts::Missing;
-use crate::launch::resolve::{Kind, Location};
+use crate::launch::resolve::Kind;
 use crate::launch::session::Session;
 use crate::launch::{resolve, root, trees};
+use crate::squashfs::format::Error;
 use crate::squashfs::reader::Image;
-use crate::text::Text;
 
 /// Shapes that are kept for those who come later; who is in another one keeps it.
 const MOST: usize = 16;
 /// Mount points of one shape, and the bytes in which a launch names them.
 const MOST_POINTS: usize = 64;
 pub const LONGEST_WISH: usize = 8 << 10;
+const LONGEST_NAME: usize = 255;
 
 /// What a launch wishes for, in the form in which it is sent. None where there is more than a shape may have.
 pub fn wish(missing: &[Missing]) -> Option<Vec<u8>> {
@@ -43,18 +48,73 @@ pub fn wish(missing: &[Missing]) -> Option<Vec<u8>> {
     (missing.len() <= MOST_POINTS && text.len() <= LONGEST_WISH).then_some(text)
 }
 
+/// The names of a mount point from the root on, and what it is.
+type Wanted<'w> = (Vec<&'w [u8]>, Kind);
+
 /// What was wished for; None if it is not in the form of [`wish`].
-fn points(wish: &[u8]) -> Option<Vec<(Text, Kind)>> {
+fn points(wish: &[u8]) -> Option<Vec<Wanted<'_>>> {
     if wish.is_empty() {
         return Some(Vec::new());
     }
     let (0, lines) = wish.split_last()? else { return None };
-    let points = lines.split(|&byte| byte == 0).map(|line| match line.split_first()? {
-        (b'd', path) => Some((Text::new(path), Kind::Directory)),
-        (b'f', path) => Some((Text::new(path), Kind::File)),
-        _ => None,
+    let points = lines.split(|&byte| byte == 0).map(|line| {
+        let (kind, path) = match line.split_first()? {
+            (b'd', path) => (Kind::Directory, path),
+            (b'f', path) => (Kind::File, path),
+            _ => return None,
+        };
+        let names: Vec<&[u8]> = path.strip_prefix(b"/")?.split(|&byte| byte == b'/').collect();
+        names.iter().all(|name| is_name(name)).then_some((names, kind))
     });
     points.collect::<Option<Vec<_>>>().filter(|points| points.len() <= MOST_POINTS)
+}
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && name != b"." && name != b".."
+}
+
+/// How many of these names, which lead through no link, an image has. None where it is not as they say.
+fn existing(image: &Image, names: &[&[u8]]) -> Option<usize> {
+    let mut here = image.root().ok()?;
+    for (depth, name) in names.iter().enumerate() {
+        if !here.is_directory() {
+            return None;
+        }
+        here = match image.lookup(&here, name) {
+            Ok(found) => found,
+            Err(Error::NotFound) => return Some(depth),
+            Err(_) => return None,
+        };
+    }
+    Some(names.len())
+}
+
+/// Does something that asks the image's file system, in a process that has no part in serving it; gives back what that opened.
+///
+/// Whoever waits for an answer that only itself could give is not to be killed: the kernel waits on for an answer to what
+/// was read, and takes the file system for served as long as the process is there.
+fn apart(
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce() -> Result<Vec<OwnedFd>, Failure>,
+) -> Result<Vec<OwnedFd>, Failure> {
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|error| Failure::because("mount", format!("socketpair: {error}")))?;
+    let child = match kernel::fork_beside_threads().failed("mount", "fork")? {
+        Forked::Child => {
+            // The channel to the kernel first of all.
+            kernel::close_all_but(&[keep, &[theirs.as_fd()]].concat());
+            let done = work().is_ok_and(|opened| {
+                let descriptors: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
+                send(theirs.as_fd(), b"!", &descriptors).is_ok()
+            });
+            kernel::exit_now(i32::from(!done))
+        }
+        Forked::Parent(child) => child,
+    };
+    drop(theirs);
+    let opened = receive(ours.as_fd());
+    while let Err(Errno::INTR) = rustix::process::waitpid(Some(child), WaitOptions::empty()) {}
+    opened.ok_or_else(|| Failure::because("mount", "the image cannot be looked into"))
 }
 
 pub struct Shapes {
@@ -63,6 +123,7 @@ pub struct Shapes {
     skeletons: Arc<Skeletons>,
     /// What all that is served is called in the session.
     served: String,
+    device: Dev,
     /// The image as it is mounted.
     tree: OwnedFd,
     /// What there is, the latest used last.
@@ -86,11 +147,17 @@ impl Shapes {
         image: Arc<Image>,
         skeletons: Arc<Skeletons>,
     ) -> Result<Shapes, Failure> {
-        let served = layer_of(rustix::fs::fstat(&mount).failed("image", "fstat")?.st_dev);
+        let device = device_of(mount.as_fd()).failed("image", "statx")?;
+        let served = layer_of(device);
         session.attach(mount.as_fd(), &served)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let tree = resolve::open_name(mount.as_fd(), IMAGE.as_bytes(), flags).failed("image", "openat2")?;
-        let mut shapes = Shapes { session, image, skeletons, served, tree, made: VecDeque::new(), count: 0 };
+        let mut opened = apart(&[mount.as_fd()], || {
+            let tree = resolve::open_name(mount.as_fd(), IMAGE.as_bytes(), flags);
+            Ok(vec![tree.failed("image", "openat2")?])
+        })?;
+        let tree = opened.pop().ok_or_else(|| Failure::because("image", "it is not there"))?;
+        let mut shapes =
+            Shapes { session, image, skeletons, served, device, tree, made: VecDeque::new(), count: 0 };
         // Not every kernel lets users have overlays; then there is the image alone.
         if let Ok(plain) = shapes.make(&[]) {
             shapes.made.push_back(plain);
@@ -121,29 +188,26 @@ impl Shapes {
     }
 
     /// The number by which the kernel shows the image in lists of mounts.
-    pub fn device(&self) -> Result<Dev, Errno> {
-        Ok(rustix::fs::fstat(&self.tree)?.st_dev)
+    pub fn device(&self) -> Dev {
+        self.device
     }
 
     fn make(&mut self, wish: &[u8]) -> Result<Made, Failure> {
         let refused = || Failure::because("mount", "there is no such shape");
-        let wanted = points(wish).ok_or_else(refused)?;
-        let mut found = Vec::new();
-        for (target, kind) in &wanted {
-            found.push((Location::find(self.tree.as_fd(), target).failed("mount", "openat2")?, *kind));
+        let mut missing = Vec::new();
+        for (names, kind) in points(wish).ok_or_else(refused)? {
+            let existing = existing(&self.image, &names).ok_or_else(refused)?;
+            if existing < names.len() {
+                missing.push(Point { names, existing, kind });
+            }
         }
-        let missing: Vec<Point<'_>> = found
-            .iter()
-            .filter(|(location, _)| !location.exists())
-            .map(|(location, kind)| Point {
-                names: location.names().collect(),
-                existing: location.existing.len(),
-                kind: *kind,
-            })
-            .collect();
         let skeleton = self.skeletons.tree(&self.image, &missing).ok_or_else(refused)?;
         let layers = format!("{served}/{skeleton}:{served}/{IMAGE}", served = self.served);
-        let mount = self.session.within(|| root::unwritable_overlay(layers.into_bytes()))?;
+        let session = &self.session;
+        let mut opened = apart(&[session.mount()], || {
+            Ok(vec![session.within(|| root::unwritable_overlay(layers.into_bytes()))?])
+        })?;
+        let mount = opened.pop().ok_or_else(refused)?;
         let name = format!("shape{}", self.count);
         self.count += 1;
         self.session.attach(mount.as_fd(), &name)?;
@@ -156,9 +220,18 @@ impl Shapes {
     }
 }
 
+/// The device of a mount, as far as the kernel knows it without asking who serves it.
+fn device_of(mount: BorrowedFd<'_>) -> Result<Dev, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(mount, c"", flags, StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::resolve::Location;
+    use crate::text::Text;
 
     fn missing(names: &[&str], kind: Kind) -> Missing {
         let location = Location {
@@ -171,8 +244,10 @@ mod tests {
     #[test]
     fn a_wish_is_read_as_it_was_written() {
         let wanted = [missing(&["scratch", "a b"], Kind::Directory), missing(&["etc", "é"], Kind::File)];
-        let read = points(&wish(&wanted).unwrap()).unwrap();
-        assert_eq!(read, [(Text::from("/scratch/a b"), Kind::Directory), (Text::from("/etc/é"), Kind::File)]);
+        let text = wish(&wanted).unwrap();
+        let names = |names: [&'static str; 2]| names.map(str::as_bytes).to_vec();
+        let expected = [(names(["scratch", "a b"]), Kind::Directory), (names(["etc", "é"]), Kind::File)];
+        assert_eq!(points(&text).unwrap(), expected);
     }
 
     #[test]
@@ -181,7 +256,7 @@ mod tests {
             (0..=MOST_POINTS).map(|number| missing(&[&number.to_string()], Kind::File)).collect();
         assert_eq!(wish(&many), None);
         assert_eq!(wish(&[missing(&["x".repeat(LONGEST_WISH).as_str()], Kind::File)]), None);
-        for text in ["d/a", "x/a\0", "\0", "d/a\0\0"] {
+        for text in ["d/a", "x/a\0", "\0", "d/a\0\0", "d/\0", "da\0", "d/a/../b\0", "f/./a\0", "d/a//b\0"] {
             assert_eq!(points(text.as_bytes()), None, "{text:?}");
         }
     }
