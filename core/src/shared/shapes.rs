@@ -151,15 +151,22 @@ impl Shapes {
         let served = layer_of(device);
         session.attach(mount.as_fd(), &served)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let mut opened = apart(&[mount.as_fd()], || {
-            let tree = resolve::open_name(mount.as_fd(), IMAGE.as_bytes(), flags);
-            Ok(vec![tree.failed("image", "openat2")?])
+        let skeleton = skeletons.tree(&image, &[]);
+        let layers = skeleton.map(|skeleton| layers_of(&served, &skeleton));
+        // Both at once: a process is dearer than what it does.
+        let opened = apart(&[mount.as_fd(), session.mount()], || {
+            let tree =
+                resolve::open_name(mount.as_fd(), IMAGE.as_bytes(), flags).failed("image", "openat2")?;
+            // Not every kernel lets users have overlays; then there is the image alone.
+            let plain = layers.and_then(|layers| session.within(|| root::unwritable_overlay(layers)).ok());
+            Ok([Some(tree), plain].into_iter().flatten().collect())
         })?;
-        let tree = opened.pop().ok_or_else(|| Failure::because("image", "it is not there"))?;
+        let mut opened = opened.into_iter();
+        let tree = opened.next().ok_or_else(|| Failure::because("image", "it is not there"))?;
         let mut shapes =
             Shapes { session, image, skeletons, served, device, tree, made: VecDeque::new(), count: 0 };
-        // Not every kernel lets users have overlays; then there is the image alone.
-        if let Ok(plain) = shapes.make(&[]) {
+        if let Some(plain) = opened.next() {
+            let plain = shapes.attach(plain, &[])?;
             shapes.made.push_back(plain);
         }
         Ok(shapes)
@@ -202,12 +209,15 @@ impl Shapes {
             }
         }
         let skeleton = self.skeletons.tree(&self.image, &missing).ok_or_else(refused)?;
-        let layers = format!("{served}/{skeleton}:{served}/{IMAGE}", served = self.served);
+        let layers = layers_of(&self.served, &skeleton);
         let session = &self.session;
-        let mut opened = apart(&[session.mount()], || {
-            Ok(vec![session.within(|| root::unwritable_overlay(layers.into_bytes()))?])
-        })?;
-        let mount = opened.pop().ok_or_else(refused)?;
+        let mut opened =
+            apart(&[session.mount()], || Ok(vec![session.within(|| root::unwritable_overlay(layers))?]))?;
+        self.attach(opened.pop().ok_or_else(refused)?, wish)
+    }
+
+    /// Attaches a new shape in the session.
+    fn attach(&mut self, mount: OwnedFd, wish: &[u8]) -> Result<Made, Failure> {
         let name = format!("shape{}", self.count);
         self.count += 1;
         self.session.attach(mount.as_fd(), &name)?;
@@ -218,6 +228,11 @@ impl Shapes {
     pub fn end(self) -> Result<(), Failure> {
         self.session.end()
     }
+}
+
+/// The layers of a shape by their names in the session, uppermost first.
+fn layers_of(served: &str, skeleton: &str) -> Vec<u8> {
+    format!("{served}/{skeleton}:{served}/{IMAGE}").into_bytes()
 }
 
 /// The device of a mount, as far as the kernel knows it without asking who serves it.
