@@ -90,6 +90,7 @@ REFUSED = {
     "timeout": ("instance stop --timeout -5 one", "`-5` is not a number of seconds"),
     "tmpdir": ("build --tmpdir missing new.sif RECIPE", "no temporary directory can be made in `"),
     "type": ("cache clean --type nonsense", "`nonsense` is not kept in the cache"),
+    "umask": ("exec --umask 01777 IMAGE true", "octal digits from 0 to 777"),
     "user": ("instance list --user nobody", "the instances of `nobody` are not yours"),
     "workdir": ("exec --contain --workdir missing IMAGE true", "`missing` of `--workdir` is not a directory"),
 }
@@ -114,13 +115,14 @@ POSITIONALS = {
     "inspect missing": "no such image: `missing`",
     "instance start IMAGE a/b": "`a/b` is not a valid instance name",
     "instance start --boot --app x IMAGE one": "`--boot` and `--app` exclude each other",
+    "exec --umask 7 --no-umask IMAGE true": "`--umask` and `--no-umask` exclude each other",
     "exec IMAGE missing": '"missing": executable file not found in $PATH',
     "exec IMAGE /etc/passwd": '"/etc/passwd" cannot be executed',
 }
 
 
 def test_every_option_has_its_row() -> None:
-    kinds = ("text", "list", "whole", "integer", "duration")
+    kinds = ("text", "list", "whole", "integer", "duration", "permissions")
     built = {
         option.name
         for _, command in commands.walk()

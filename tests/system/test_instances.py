@@ -393,7 +393,9 @@ def test_all_namespaces_are_joined(instances: Program, service: Path) -> None:
 def test_joining_takes_the_environment_of_the_caller_and_gives_nothing_more(
     instances: Program, service: Path
 ) -> None:
-    instances.having(WHERE="start")("instance", "start", "--env", "ONLY=start", service, "a").ok()
+    instances.having(WHERE="start")(
+        "instance", "start", "--umask", "070", "--env", "ONLY=start", service, "a"
+    ).ok()
     show = "echo $WHERE-$ONLY-$ADDED; grep -E '^(CapEff|CapPrm|CapAmb|NoNewPrivs)' /proc/self/status; umask"
     out = (
         instances.having(WHERE="join")("exec", "--env", "ADDED=x", "instance://a", "sh", "-c", show).ok().out
@@ -404,6 +406,11 @@ def test_joining_takes_the_environment_of_the_caller_and_gives_nothing_more(
     warned = instances("exec", "--bind", "/tmp:/mnt", "instance://a", "true").ok().err
     assert warned == "WARNING: `--bind` has no effect in an instance that is running\n"
     assert instances.having(SOLITON_BIND="/tmp:/mnt")("exec", "instance://a", "true").ok().err == ""
+    first = record(instances, "a")["pid"]
+    (started,) = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    assert "Umask:\t0070\n" in Path(f"/proc/{started}/status").read_text()
+    masked = instances("exec", "--umask", "007", "instance://a", "sh", "-c", "umask").ok()
+    assert (masked.out, masked.err) == ("0007\n", "")
     elsewhere = instances("exec", "--cwd", "/etc", "instance://a", "pwd").ok().out
     assert elsewhere == "/etc\n"
 

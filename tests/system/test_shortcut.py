@@ -94,6 +94,18 @@ def test_environment_directory_and_umask_are_those_of_each_call(
     assert "stored" in fast.within(Path("/usr"))("exec", image, "sh", "-c", f"{ASK[2]}; pwd").ok().out
 
 
+def test_a_umask_that_was_asked_for_is_not_the_caller_s(fast: Program, image: Path) -> None:
+    marked(fast, "--umask", "007", image)
+    script = f"{ASK[2]}; umask"
+    other = Program(fast.home, fast.cwd, fast.variables, ("sh", "-c", 'umask 027; exec "$@"', "sh"))
+    assert other("exec", "--umask", "007", image, "sh", "-c", script).ok().out == f"{SHORTCUT}0007\n"
+    assert other("exec", "--umask", "070", image, "sh", "-c", script).ok().out == f"{PYTHON}0070\n"
+    assert other("exec", image, "sh", "-c", script).ok().out == f"{PYTHON}0027\n"
+    by_variable = other.having(SOLITON_UMASK="700")
+    assert by_variable("exec", image, "sh", "-c", script).ok().out == f"{PYTHON}0700\n"
+    assert by_variable("exec", "--no-umask", image, "sh", "-c", script).ok().out == f"{PYTHON}0022\n"
+
+
 def test_what_the_container_prints_is_the_same_from_a_stored_plan(fast: Program, image: Path) -> None:
     variables = fast.having(COLOUR="blue", APPTAINERENV_SHAPE="round", TERM="dumb")
     for words in (

@@ -17,6 +17,7 @@ NONE_OF_THEM = {
     "flag": "maybe",
     "integer": "ten",
     "duration": "10 minutes",
+    "permissions": "u=rwx",
     "list": '"a',
     "map": "no assignment",
     "text": None,

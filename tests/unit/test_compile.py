@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from soliton.errors import ImageError, LaunchError, NotSupported, SolitonError
+from soliton.errors import ImageError, LaunchError, NotSupported, SolitonError, UsageError
 from soliton.launch.capabilities import NAMES
 from soliton.launch.plan import (
     DirectoryRoot,
@@ -248,9 +248,41 @@ def test_a_place_to_start_is_absolute() -> None:
         plan_for("exec --cwd data IMAGE x")
 
 
-@pytest.mark.parametrize(("words", "umask"), [("", 0o027), ("--no-umask", 0o022), ("--compat", 0o022)])
-def test_the_umask_is_the_caller_s_unless_told_otherwise(words: str, umask: int) -> None:
-    assert plan_for(f"exec {words} IMAGE x").process.umask == umask
+@pytest.mark.parametrize(
+    ("words", "variables", "umask"),
+    [
+        ("", {}, 0o027),
+        ("--no-umask", {}, 0o022),
+        ("--compat", {}, 0o022),
+        ("--umask 0", {}, 0),
+        ("--umask 0077", {"SOLITON_UMASK": "7"}, 0o077),
+        ("", {"SINGULARITY_UMASK": "777"}, 0o777),
+        ("", {"SINGULARITY_UMASK": "1", "APPTAINER_UMASK": "2"}, 0o002),
+        # What is said by name counts over what --compat stands for, and a flag over a variable.
+        ("--compat --umask 077", {}, 0o077),
+        ("--compat", {"SOLITON_UMASK": "077"}, 0o077),
+        ("--umask 077", {"APPTAINER_NO_UMASK": "1"}, 0o077),
+        ("--no-umask", {"APPTAINER_UMASK": "077"}, 0o022),
+        ("--umask 077 --no-umask=false", {}, 0o077),
+    ],
+)
+def test_the_umask_is_the_caller_s_unless_told_otherwise(
+    words: str, variables: dict[str, str], umask: int
+) -> None:
+    assert plan_for(f"exec {words} IMAGE x", variables).process.umask == umask
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        ("--umask 077 --no-umask", {}),
+        ("--compat --umask 077 --no-umask", {}),
+        ("", {"SOLITON_UMASK": "077", "APPTAINER_NO_UMASK": "1"}),
+    ],
+)
+def test_there_is_one_umask(words: str, variables: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="`--umask` and `--no-umask` exclude each other"):
+        plan_for(f"exec {words} IMAGE x", variables)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,22 @@ def test_a_locale_that_the_image_lacks_is_told_where_it_would_have_passed() -> N
         assert all(variable.value == "C.UTF-8" for variable in told.values())
 
 
+@pytest.mark.parametrize(
+    ("line", "variables", "told"),
+    [
+        ("", {}, "0027: your own"),
+        ("--umask 7", {}, "0007 (--umask)"),
+        ("", {"APPTAINER_UMASK": "7"}, "0007 (APPTAINER_UMASK)"),
+        ("--compat", {}, "0022 (--no-umask, by --compat)"),
+        ("--no-umask", {"SOLITON_UMASK": "7"}, "0022 (--no-umask)"),
+    ],
+)
+def test_the_umask_has_its_reason(line: str, variables: dict[str, str], told: str) -> None:
+    found = explained(f"exec {line} IMAGE x", variables)
+    assert found.umask == told
+    assert f"Umask       {told}" in lines(found)
+
+
 def test_it_is_text_for_people_and_json_for_programs() -> None:
     found = explained("exec -B /a IMAGE x")
     text = "\n".join(lines(found))

@@ -17,6 +17,7 @@ from soliton.cli.options import (
     duration,
     fields,
     integer,
+    permissions,
 )
 from soliton.cli.tables.root import GLOBALS
 
@@ -169,8 +170,8 @@ def in_the_contracts_words(option: Option) -> str:
 
 #: What the peers do not have.
 BEYOND = {
-    **dict.fromkeys(("exec", "run", "shell", "test"), "no-guard{NO_GUARD} explain json"),
-    **dict.fromkeys(("instance start", "instance run"), "no-guard{NO_GUARD}"),
+    **dict.fromkeys(("exec", "run", "shell", "test"), "no-guard{NO_GUARD} umask{UMASK} explain json"),
+    **dict.fromkeys(("instance start", "instance run"), "no-guard{NO_GUARD} umask{UMASK}"),
     "help": "man",
     "config get": "json/j",
     "config import": "system user force/F dry-run/d",
@@ -303,6 +304,19 @@ def test_durations(text: str, seconds: float) -> None:
 def test_not_durations(text: str) -> None:
     with pytest.raises(ValueProblem, match="duration"):
         duration(text)
+
+
+@pytest.mark.parametrize("text", ["27", "027", "0027", "0o27"])
+def test_permissions_are_octal(text: str) -> None:
+    assert permissions(text) == 0o27
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0o", "8", "1000", "00027", "-1", "+7", "0x7", " 7", "٣", "u=rwx", "7_7"]
+)
+def test_not_permissions(text: str) -> None:
+    with pytest.raises(ValueProblem, match="octal digits from 0 to 777"):
+        permissions(text)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ OPTIONS = {
     "no-umask": ("--no-umask", "", "process.umask"),
     "pid": ("--pid", "", "namespaces"),
     "scratch": ("--scratch /s", "", "mounts"),
+    "umask": ("--umask 007", "", "process.umask"),
     "underlay": ("--underlay", "", "surface"),
     "uts": ("--uts", "", "namespaces"),
     "workdir": ("--contain --workdir /w", "--contain", "mounts"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from soliton import core
 from soliton.api.action import compiler, find_image, look, require_free
 from soliton.launch import guard
+from soliton.launch.compile import asked_umask
 from soliton.launch.environment import INJECTING, parse_env_file
 from soliton.launch.plan import (
     Bind,
@@ -42,6 +43,7 @@ _IMPLIED = {
     "pid": ("containall", "compat"),
     "ipc": ("containall", "compat"),
     "uts": ("hostname", "compat"),
+    "no-umask": ("compat",),
     "net": ("network", "network-args"),
     "writable-tmpfs": ("compat",),
 }
@@ -79,6 +81,7 @@ class Explanation:
     identity: str
     root: str
     starts_in: tuple[str, ...]
+    umask: str
     namespaces: tuple[tuple[str, str], ...]
     helpers: tuple[tuple[str, str], ...]
     mounts: tuple[Shown, ...]
@@ -151,6 +154,7 @@ def explanation(
         identity=_identity(plan, because),
         root=_root(plan, because),
         starts_in=plan.process.cwd,
+        umask=_umask(request, host, because),
         namespaces=tuple(namespaces),
         helpers=_helpers(plan, because),
         mounts=tuple(_shown(mount, because) for mount in plan.mounts),
@@ -228,6 +232,11 @@ def _nvidia_tool(because: _Because) -> str:
     if because.request.nvccli:
         return because.option("nvccli")
     return because.directive("use-nvidia-container-cli")
+
+
+def _umask(request: ActionRequest, host: Host, because: _Because) -> str:
+    asked = asked_umask(request.settled())
+    return f"{asked[1]:04o} ({because.option(asked[0])})" if asked else f"{host.umask:04o}: your own"
 
 
 def _helpers(plan: Plan, because: _Because) -> tuple[tuple[str, str], ...]:

@@ -91,6 +91,7 @@ def request_of(action: Action, invocation: Invocation) -> ActionRequest:
         writable_tmpfs=flag("writable-tmpfs"),
         underlay=flag("underlay"),
         unsquash=flag("unsquash"),
+        umask=invocation.integer("umask"),
         no_umask=flag("no-umask"),
         no_privs=flag("no-privs"),
         keep_privs=flag("keep-privs"),

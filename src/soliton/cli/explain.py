@@ -37,6 +37,7 @@ def lines(found: Explanation) -> Iterator[str]:
             ("As", found.identity),
             ("Root", found.root),
             ("Starts in", ", else ".join(found.starts_in)),
+            ("Umask", found.umask),
             *(
                 ("Namespaces" if at == 0 else "", f"{name}: {why}")
                 for at, (name, why) in enumerate(found.namespaces)

@@ -29,6 +29,7 @@ _COUNT_WHEN_JOINING = frozenset(
         "home",
         "cwd",
         "pwd",
+        "umask",
         "no-umask",
         "containall",
         "compat",

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from soliton.cli.invocation import Value
 
-    Kind = Literal["flag", "text", "integer", "duration", "list", "whole", "map"]
+    Kind = Literal["flag", "text", "integer", "duration", "permissions", "list", "whole", "map"]
 
 #: Kinds. A list is split at commas (CSV quoting); of a whole list each occurrence is one value as it stands.
 FLAG: Final = "flag"
 TEXT: Final = "text"
 INTEGER: Final = "integer"
 DURATION: Final = "duration"
+PERMISSIONS: Final = "permissions"
 LIST: Final = "list"
 WHOLE: Final = "whole"
 MAP: Final = "map"
@@ -202,6 +203,14 @@ def duration(text: str) -> float:
     raise ValueProblem("expected a duration like 90s or 1m30s")
 
 
+def permissions(text: str) -> int:
+    """Permission bits in octal digits, as chmod and umask take them: `27`, `027`, `0027`, `0o27`."""
+    digits = text.removeprefix("0o")
+    if 1 <= len(digits) <= 4 and not digits.strip("01234567") and int(digits, 8) <= 0o777:
+        return int(digits, 8)
+    raise ValueProblem("expected octal digits from 0 to 777, as 027")
+
+
 def fields(text: str) -> tuple[str, ...]:
     """The fields of one CSV record: separated by commas; one in double quotes may hold commas, and quotes doubled."""
     found: list[str] = []
@@ -255,6 +264,7 @@ _READERS: dict[str, Callable[[str], Value]] = {
     "text": str,
     "integer": integer,
     "duration": duration,
+    "permissions": permissions,
     "list": fields,
     "whole": lambda text: (text,),
     "map": assignments,

@@ -6,7 +6,7 @@ a table.
 
 from __future__ import annotations
 
-from soliton.errors import ImageError, LaunchError, SolitonError
+from soliton.errors import ImageError, LaunchError, SolitonError, UsageError
 from soliton.launch import guard
 from soliton.launch import identity as identities
 from soliton.launch.environment import compile_environment
@@ -68,6 +68,7 @@ def compile(
             "`--boot` and `--app` exclude each other",
             why="one starts the image's init, the other a program of an app",
         )
+    umask = asked_umask(request)
     as_root = request.fakeroot and not host.privileged
     identity = identities.as_root(host, subordinate) if request.fakeroot else identities.as_caller(host)
     if request.no_setgroups and request.fakeroot and identity.uid_map:
@@ -121,7 +122,7 @@ def compile(
             cwd_required=request.cwd is not None,
             app=request.app,
             shells=(request.shell,) if request.shell else _SHELLS,
-            umask=0o022 if request.no_umask else host.umask,
+            umask=umask[1] if umask else host.umask,
             no_new_privs=True,
             capabilities=_capabilities(request, config, host),
             init=not request.no_init,
@@ -257,6 +258,24 @@ def _check_names(request: ActionRequest) -> None:
         is_six = ":" in address and all(c in "0123456789abcdefABCDEF:." for c in address.partition("%")[0])
         if not (address.isascii() and (is_four or is_six)):
             raise SolitonError(f"`{address}` of `--dns` is not the address of a name server")
+
+
+def asked_umask(request: ActionRequest) -> tuple[str, int] | None:
+    """The option that gives a umask other than the caller's, and that umask; a flag counts over a variable. request: settled."""
+    asked: dict[str, int] = {}
+    if request.umask is not None:
+        asked["umask"] = request.umask
+    if request.no_umask:
+        asked["no-umask"] = 0o022
+    if len(asked) == 2:
+        by_variable = [name for name in asked if not request.origins.get(name, ("-",))[0].startswith("-")]
+        if len(by_variable) != 1:
+            raise UsageError(
+                "`--umask` and `--no-umask` exclude each other",
+                why="the second one stands for `--umask 0022`",
+            )
+        del asked[by_variable[0]]
+    return asked.popitem() if asked else None
 
 
 def _working_directories(request: ActionRequest, host: Host, home: str) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class ActionRequest:
     writable_tmpfs: bool = False
     underlay: bool = False
     unsquash: bool = False
+    umask: int | None = None
     no_umask: bool = False
     no_privs: bool = False
     keep_privs: bool = False
@@ -101,7 +102,7 @@ class ActionRequest:
                 request,
                 containall=True,
                 no_init=True,
-                no_umask=True,
+                no_umask=self.no_umask or self.umask is None,
                 no_eval=True,
                 writable_tmpfs=not self.writable,
             )

@@ -68,6 +68,7 @@ OPTIONS = frozenset(
         "pid",
         "scratch",
         "shell",
+        "umask",
         "underlay",
         "userns",
         "uts",

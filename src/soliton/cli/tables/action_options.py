@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from soliton.cli.options import DURATION, INTEGER, LIST, MAP, TEXT, WHOLE, Option
+from soliton.cli.options import DURATION, INTEGER, LIST, MAP, PERMISSIONS, TEXT, WHOLE, Option
 from soliton.cli.tables.shared import (
     AUTHFILE,
     DISABLE_CACHE,
@@ -147,6 +147,15 @@ _ENVIRONMENT = (
     ),
     Option(
         "app", None, TEXT, "NAME", keys=("APP", "APPNAME"), group=ENVIRONMENT, help="a SCIF app of the image"
+    ),
+    Option(
+        "umask",
+        None,
+        PERMISSIONS,
+        "OCTAL",
+        keys=("UMASK",),
+        group=ENVIRONMENT,
+        help="this umask instead of the caller's",
     ),
     Option("no-umask", keys=("NO_UMASK",), group=ENVIRONMENT, help="umask 0022 instead of the caller's"),
 )
