@@ -8,6 +8,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 __version__ = "0.1.0"
+#: The peer whose command line, images and labels soliton has, and the version of it that they are those of.
+PEER = ("apptainer", "1.5.3")
 
 _HOMES: dict[str, str] = {
     "SolitonError": "soliton.errors",

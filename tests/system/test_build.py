@@ -132,6 +132,9 @@ def test_what_an_image_says_of_itself(everything: Program) -> None:
     assert labels["From.Post"] == "some value"
     assert labels["org.label-schema.build-date"] == "Tuesday_14_November_2023_22:13:20_UTC"
     assert labels["org.label-schema.usage.singularity.deffile.bootstrap"] == "busybox"
+    version = soliton("version").ok().out.strip()
+    assert labels["org.label-schema.usage.soliton.version"] == version
+    assert labels["org.label-schema.usage.apptainer.version"] == f"1.5.3+soliton.{version}"
     assert record["helpfile"] == "    What it is for."
     assert record["runscript"] == '#!/bin/sh\n\n    echo "run: $GREETING, $FROM_POST, $#:$*"'
     assert record["deffile"] == EVERYTHING.replace("{{ WORD }}", "default").rstrip("\n")

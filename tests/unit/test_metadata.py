@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from soliton import PEER, __version__
 from soliton.errors import BuildError, ImageError
 from soliton.images import inspection, labels, metadata, metadata_json, ociconfig
 from soliton.images.metadata_layer import Entry, File, Folder, Link, layer
@@ -67,7 +68,7 @@ def test_the_layers_of_a_converted_image_do_not_change_unnoticed(monkeypatch: py
     )
     assert (
         hashlib.sha256(made.above).hexdigest()
-        == "68cd51e47d6e2fb55c1d5046fffcb1d428737ca48864a7d3590f7f6da207ba56"
+        == "0ae313b40533c951fcc6517e5d67b5a6db602f82eb400f4d82425924e82001af"
     )
 
 
@@ -234,10 +235,20 @@ def test_every_build_says_what_it_is_made_from() -> None:
     )
     found = labels.of_build(facts)
     assert found["org.label-schema.usage.singularity.deffile.bootstrap"] == "docker"
+    assert found["org.label-schema.usage.soliton.version"] == __version__
     assert found["org.label-schema.build-arch"] == "arm64"
     assert found["org.label-schema.usage"] == "/.singularity.d/runscript.help"
     assert found["org.opencontainers.image.base.name"] == "docker.io/x:1"
     assert found["org.opencontainers.image.base.digest"] == "sha256:0"
+
+
+def test_the_version_that_an_image_is_meant_for_is_a_peer_s_and_tells_who_made_it() -> None:
+    base = {"org.label-schema.usage.apptainer.version": "1.2.0", "Own": "1"}
+    found, _ = labels.merge(base, labels.of_build(labels.BuildFacts(0, "amd64")))
+    public, _, maker = found["org.label-schema.usage.apptainer.version"].partition("+")
+    assert (public, maker) == (PEER[1], f"soliton.{__version__}")
+    assert len([int(part) for part in public.split(".")]) == 3
+    assert found["Own"] == "1"
 
 
 @pytest.mark.parametrize("data", [b"[]", b"{", b'"x"', b"[" * 100_000])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from soliton import __version__
+from soliton import PEER, __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from soliton.cli.invocation import Invocation
-
-#: Whose behaviour soliton has when it is called by a peer's name.
-PEER = ("apptainer", "1.5.3")
 
 
 def version(invocation: Invocation) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from soliton import __version__
+from soliton import PEER, __version__
 from soliton.errors import ImageError
 from soliton.images import metadata_json
 
@@ -72,6 +72,9 @@ def of_build(facts: BuildFacts) -> dict[str, str]:
         f"{SCHEMA}build-date": build_date(facts.time),
         f"{SCHEMA}schema-version": "1.0",
         f"{SCHEMA}usage.soliton.version": __version__,
+        # Programs look here for the version that an image is meant for. As semantic versions go (and Python's) it is that
+        # version, and what stands behind the `+` tells who made the image.
+        f"{SCHEMA}usage.{PEER[0]}.version": f"{PEER[1]}+soliton.{__version__}",
     }
     if facts.has_help:
         found[f"{SCHEMA}usage"] = "/.singularity.d/runscript.help"
