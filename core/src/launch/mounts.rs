@@ -115,12 +115,17 @@ impl<'p> Prepared<'p> {
     }
 }
 
+/// Whether a refusal tells of this process and not of what it asked for: nothing optional is missing then.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
 fn open_bind(bind: &Bind) -> Result<Option<Prepared<'_>>, Failure> {
     let opened = trees::of_host(bind.source.as_os_str())
         .and_then(|tree| resolve::kind_of(tree.as_fd()).map(|(kind, _)| (tree, kind)));
     let (tree, kind) = match opened {
         Ok(opened) => opened,
-        Err(_) if bind.optional => return Ok(None),
+        Err(errno) if bind.optional && !is_shortage(errno) => return Ok(None),
         Err(errno) => return Err(Failure::new("bind-source", "open_tree", errno).at(&bind.source)),
     };
     let mut attributes = MountAttrFlags::empty();
@@ -199,7 +204,7 @@ pub fn missing(root: BorrowedFd<'_>, prepared: &mut Vec<Prepared<'_>>) -> Result
         let location = match Location::find(root, mount.target) {
             Ok(location) => location,
             Err(errno) => {
-                if !mount.optional {
+                if !mount.optional || is_shortage(errno) {
                     failure.get_or_insert(Failure::new("bind-target", "openat2", errno).at(mount.target));
                 }
                 return false;
@@ -242,7 +247,12 @@ pub fn attach(
     for (index, mount) in prepared.into_iter().enumerate() {
         let optional = mount.optional;
         match attach_one(root, session, index, mount, surface, &mut own) {
-            Err(failure) if !(optional && failure.code == "bind-target") => return Err(failure),
+            Err(failure)
+                if !(optional && failure.code == "bind-target")
+                    || is_shortage(Errno::from_raw_os_error(failure.errno)) =>
+            {
+                return Err(failure);
+            }
             _ => {}
         }
     }

@@ -398,11 +398,14 @@ def _sources(options: BuildOptions) -> Sources:
             return None
         return pinned or pull.known_digest(reference, options.fetching or pull.PullOptions())
 
-    def on(platform: str) -> Sources:
+    def on(platform: str, library: str) -> Sources:
         from soliton.api import pull
 
-        name, _, variant = platform.partition("/")
-        wishes = (options.fetching or pull.PullOptions())._replace(architecture=name, variant=variant or None)
+        wishes = options.fetching or pull.PullOptions()
+        if platform:
+            name, _, variant = platform.partition("/")
+            wishes = wishes._replace(architecture=name, variant=variant or None)
+        wishes = wishes._replace(library=library or wishes.library)
         return _sources(replace(options, fetching=wishes))
 
     def of_dockerfile(header: Header, place: str) -> str:

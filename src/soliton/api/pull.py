@@ -31,12 +31,15 @@ from soliton.site import paths
 #: Seconds after which it is noted anew that an image of the cache is in use.
 _TOUCHED = 3600
 
-_LATER = ("library", "shub", "oras", "http", "https", "ipfs")
+#: Where images are one file already (`api/finished.py`).
+_FINISHED = ("oras", "library", "shub", "http", "https")
+_LATER = ("ipfs",)
 
 
 class PullOptions(NamedTuple):
     """architecture, variant: OCI names, the host's by default. plain_http: `--no-https`. cache: keep what is fetched.
 
+    library: address of the library that library: means.
     daemon: address of the engine that docker-daemon: means, empty: its usual socket.
     pinned: digest of the manifest that is taken, whatever the name in a registry means today.
     """
@@ -51,6 +54,7 @@ class PullOptions(NamedTuple):
     quiet: bool = False
     offline_is_fine: bool = False
     daemon: str = ""
+    library: str | None = None
     pinned: str | None = None
 
 
@@ -78,6 +82,10 @@ def default_name(uri: str) -> str:
         if not colon or "/" in last:
             name, last = rest, "latest"
         return f"{name.rpartition('/')[2]}_{last[:40]}.sif"
+    if scheme in _FINISHED:
+        from soliton.api import finished
+
+        return finished.default_name(scheme, rest)
     path, tag = split_tag(rest)
     base = os.path.basename(path.rstrip("/"))
     for ending in (".tar.gz", ".tgz", ".tar"):
@@ -95,10 +103,16 @@ def pull(
 def pull_known(
     uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False
 ) -> tuple[str, str]:
-    """The same; the path, and the digest of the image's manifest."""
+    """The same; the path, and the digest of the image's manifest, or of the file where it is one already."""
     options = options or PullOptions()
     target = target or default_name(uri)
     targets.check(target, force=force)
+    if split(uri)[0] in _FINISHED:
+        from soliton.api import finished
+
+        with _cache(options) as cache:
+            source, digest = finished.to_cache(*split(uri), options, cache)
+            return finished.to_file(source, target, force=force), digest
     with opened(uri, options) as (image, _), targets.new_image(target, force=force) as file:
         fetch(image, file.fd, options)
     return file.path, image.manifest_digest
@@ -110,8 +124,14 @@ def to_cache(uri: str, options: PullOptions | None = None) -> str:
 
 
 def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, str]:
-    """The same; the path, and the digest of the image's manifest."""
+    """The same; the path, and the digest of the image's manifest, or of the file where it is one already."""
     options = options or PullOptions(offline_is_fine=True)
+    if split(uri)[0] in _FINISHED:
+        from soliton.api import finished
+
+        cache = of_user()
+        cache.prepare()
+        return finished.to_cache(*split(uri), options, cache)
     with opened(uri, options) as (image, cache):
         key = image_key(image)
         final = cache.image(key)
@@ -134,6 +154,10 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
 def known_digest(uri: str, options: PullOptions) -> str | None:
     """The digest of what a tag of a registry meant when the image was fetched, if all of that is in the cache."""
     scheme, rest = split(uri)
+    if scheme in _FINISHED and options.cache:
+        from soliton.api import finished
+
+        return finished.known_digest(scheme, rest, options, of_user())
     if scheme != "docker" or not options.cache:
         return None
     from soliton.registry.reference import parse
@@ -182,7 +206,7 @@ def opened(uri: str, options: PullOptions) -> Iterator[tuple[OciImage, Cache]]:
         else:
             raise SolitonError(
                 f"`{uri}` has the unknown kind `{scheme}`",
-                remedy="images come from docker://, docker-daemon:, oci:, oci-archive: and docker-archive:",
+                remedy="images come from docker://, oras://, library://, https://, docker-daemon:, oci:, oci-archive: and docker-archive:",
             )
 
 

@@ -19,7 +19,7 @@ from soliton.build.steps import Step
 from soliton.errors import SolitonError
 
 #: Agents that fetch an image, and those that make a base from packages or programs.
-FETCHING = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
+FETCHING = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive", "oras", "library", "shub")
 MAKING = ("debootstrap", "busybox", "yum", "dnf", "zypper", "arch")
 
 

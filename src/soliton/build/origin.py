@@ -16,9 +16,20 @@ from soliton.errors import BuildError, NotSupported
 from soliton.images.detect import open_image
 
 #: Schemes whose images can be fetched.
-FETCHED = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
+FETCHED = (
+    "docker",
+    "docker-daemon",
+    "docker-archive",
+    "oci",
+    "oci-archive",
+    "oras",
+    "library",
+    "shub",
+)
+#: Of these, what has `//` behind the scheme.
+_REMOTE = ("docker", "oras", "library", "shub")
 #: Schemes of the contract that nothing is built from, yet or ever.
-REFUSED = ("library", "oras", "shub", "http", "https", "ipfs", "instance")
+REFUSED = ("http", "https", "ipfs", "instance")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _LOOKED_AT = 4096
 
@@ -44,11 +55,15 @@ def settle(source: str, build_args: dict[str, str], *, as_json: bool = False) ->
             return Origin(
                 "reference",
                 of_source(scheme, rest, source),
-                f"{scheme}:{'//' if scheme == 'docker' else ''}{rest}",
+                f"{scheme}:{'//' if scheme in _REMOTE else ''}{rest}",
             )
         if scheme in REFUSED:
             raise NotSupported(
-                f"building from `{scheme}:`", remedy="build from a definition file, an image or docker://"
+                f"building from `{scheme}:`",
+                remedy=f"get it first: `pull base.sif {source}`, and build from `base.sif`"
+                if scheme in ("http", "https")
+                else "build from a definition file, an image or docker://",
+                yet=False,
             )
     if os.path.isdir(source):
         inside = dockerfile_in(source)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from soliton import messages
 from soliton.errors import NotSupported, UsageError
+from soliton.site import paths
 
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
@@ -35,6 +36,8 @@ def options_of(invocation: Invocation) -> PullOptions:
         cache=not invocation.flag("disable-cache"),
         quiet=not messages.shows(messages.INFO),
         daemon=invocation.text("docker-host") or "",
+        library=(invocation.text("library") if "library" in given else None)
+        or paths.variable(os.environ, "LIBRARY"),
     )
 
 

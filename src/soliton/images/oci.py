@@ -153,7 +153,7 @@ def parts(manifest: Mapping[str, Any], what: str) -> tuple[Descriptor, tuple[Des
         kind = layer.media_type
         if "sif" in kind:
             raise NotSupported(
-                f"{what}: a SIF stored as an artifact", remedy="oras:// images come in a later version"
+                f"{what}: a SIF stored as an artifact", remedy="write oras:// instead of docker://", yet=False
             )
         if "encrypted" in kind or not (".tar" in kind or "rootfs.diff" in kind or not kind):
             raise ImageError(f"{what} is not a container image", why=f"a layer is of the type `{kind}`")

@@ -14,7 +14,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?\Z")
+HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?\Z")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def parse(text: str) -> Reference:
     name, colon, tag = rest.rpartition(":")
     if not colon or "/" in tag:
         name, tag = rest, "latest"
-    if not _HOST.match(host):
+    if not HOST.match(host):
         raise _malformed(text, f"`{host}` is not a host name")
     if not _NAME.match(name) or len(name) > 255:
         hint = " (names are in lower case)" if name != name.lower() else ""

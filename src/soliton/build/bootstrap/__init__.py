@@ -30,6 +30,9 @@ AGENTS: Mapping[str, Agent] = {
     "docker-daemon": oci.bootstrap,
     "oci": oci.bootstrap,
     "oci-archive": oci.bootstrap,
+    "oras": oci.bootstrap,
+    "library": oci.bootstrap,
+    "shub": oci.bootstrap,
     "localimage": localimage.bootstrap,
     "scratch": scratch.bootstrap,
     "dockerfile": dockerfile.bootstrap,
@@ -42,9 +45,6 @@ AGENTS: Mapping[str, Agent] = {
 }
 #: Agents of the contract without a module: what to do instead.
 INSTEAD: Mapping[str, str] = {
-    "library": "get the image as a SIF and write `Bootstrap: localimage`",
-    "oras": "get the image as a SIF and write `Bootstrap: localimage`",
-    "shub": "Singularity Hub serves no images any more: get a SIF and write `Bootstrap: localimage`",
     "buildkit": "no daemon is asked: start from an image, `Bootstrap: docker`",
 }
 

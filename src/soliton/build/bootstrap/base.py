@@ -45,19 +45,19 @@ class Sources:
     fetch: a reference such as `docker://alpine` or `oci-archive:/tmp/x.tar` → a SIF; the second argument is a path in
     the workspace that it may be made at; the third the digest of the manifest to take, whatever the name means, or empty.
     known: the digest of what a reference would give without asking anybody; None if somebody has to be asked.
-    on: the same for images of another platform, `arm64/v8`.
+    on: the same for images of another platform, `arm64/v8`, or of a library by its address; empty for those that are meant otherwise.
     of_dockerfile: builds the Dockerfile that a header names as a SIF at a place; its digest.
     """
 
     fetch: Callable[[str, str, str], Fetched]
     known: Callable[[str, str], str | None] = lambda reference, pinned: None
-    on: Callable[[str], Sources] | None = None
+    on: Callable[[str, str], Sources] | None = None
     of_dockerfile: Callable[[Header, str], str] | None = None
 
     def of(self, header: Header) -> Sources:
         """As a header wants them."""
-        platform = header.get("platform")
-        return self.on(platform) if platform and self.on is not None else self
+        platform, library = header.get("platform"), header.get("library")
+        return self.on(platform, library) if (platform or library) and self.on is not None else self
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images of registries, engines, OCI layouts and archives: fetched and converted by the same way as `pull`, from the cache."""
+"""Images of registries, libraries, engines, OCI layouts and archives: fetched and converted by the same way as `pull`, from the cache."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def reference(header: Header, cwd: str) -> str:
     if agent == "docker-daemon":
         source = source.removeprefix("//")
         return "docker-daemon:" + posixpath.join(header.get("registry"), header.get("namespace"), source)
+    if agent in ("oras", "library", "shub"):
+        return f"{agent}://" + source.removeprefix(f"{agent}:").removeprefix("//")
     if agent != "docker":
         return f"{agent}:{os.path.join(cwd, source)}"
     source = source.removeprefix("docker://").removeprefix("//")

@@ -78,7 +78,6 @@ LIBRARY = Option(
     keys=("LIBRARY",),
     group=REGISTRIES,
     help="the library that library:// means",
-    supported=False,
 )
 TMPDIR = Option(
     "tmpdir",
