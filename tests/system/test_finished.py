@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.system.conftest import busybox_tar
 from tests.system.program import Program
 from tests.system.registry import Registry, serve
+from tests.system.test_instances import eventually
 from tests.zoo import GZIP, Layer, write_layout
 
 _LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
@@ -267,6 +269,27 @@ def test_what_was_fetched_once_runs_when_nobody_answers(
         assert (told.out, "cannot be reached; using what" in told.err) == ("ran\n", True)
         # Who pulls wants what is there now.
         assert named("pull", "x.sif", uri).status == 255
+
+
+@pytest.mark.parametrize("where", ["address", "layout"])
+@pytest.mark.parametrize("how", ["--disable-cache", "read-only"])
+def test_an_image_that_is_not_kept_runs_and_is_gone(
+    soliton: Program, shelf: Shelf, busybox_sif: Path, tmp_path: Path, where: str, how: str
+) -> None:
+    shelf.files["/a.sif"] = busybox_sif.read_bytes()
+    write_layout(tmp_path / "layout", [(busybox_tar(tmp_path / "busybox.tar").read_bytes(), GZIP)])
+    uri = f"{shelf.address}/a.sif" if where == "address" else f"oci:{tmp_path}/layout"
+    room = tmp_path / "room"
+    room.mkdir()
+    options: tuple[str, ...] = ("--disable-cache",)
+    passing = soliton.having(TMPDIR=str(room))
+    if how == "read-only":
+        (tmp_path / "closed").mkdir(mode=0o555)
+        options, passing = (), passing.having(SOLITON_CACHEDIR=str(tmp_path / "closed/cache"))
+    done = passing("exec", *options, uri, "/bin/busybox", "sh", "-c", f"ls {room}")
+    assert done.ok().out.startswith("soliton-image-")
+    assert ("nothing is kept" in done.err) == (how == "read-only")
+    eventually(lambda: not list(room.iterdir()), lambda: f"left: {list(room.iterdir())}")
 
 
 def test_an_image_of_a_hub_is_where_the_hub_says(soliton: Program, shelf: Shelf, busybox_sif: Path) -> None:

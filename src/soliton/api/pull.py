@@ -12,7 +12,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import select
+import shutil
+import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -119,7 +123,7 @@ def pull_known(
 
 
 def to_cache(uri: str, options: PullOptions | None = None) -> str:
-    """The image as a file in the cache, made if it is not there yet; its path."""
+    """The image as a file in the cache, made if it is not there yet; its path. Without a cache it is a file as long as this process lives."""
     return to_cache_known(uri, options)[0]
 
 
@@ -129,10 +133,17 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
     if split(uri)[0] in _FINISHED:
         from soliton.api import finished
 
-        cache = of_user()
-        cache.prepare()
-        return finished.to_cache(*split(uri), options, cache)
+        with _cache(options) as cache:
+            path, digest = finished.to_cache(*split(uri), options, cache)
+            if cache != of_user():
+                path = shutil.move(path, os.path.join(_passing(), default_name(uri)))
+            return path, digest
     with opened(uri, options) as (image, cache):
+        if cache != of_user():
+            path = os.path.join(_passing(), default_name(uri))
+            with targets.new_image(path) as file:
+                fetch(image, file.fd, options)
+            return path, image.manifest_digest
         key = image_key(image)
         final = cache.image(key)
         if os.path.exists(final):
@@ -149,6 +160,33 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
                 error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room"
             ) from None
         return final, image.manifest_digest
+
+
+def _passing() -> str:
+    """A new directory for an image that is not kept: it goes with this process, whatever that becomes."""
+    parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
+    folder = tempfile.mkdtemp(prefix="soliton-image-", dir=parent)
+    own = os.pidfd_open(os.getpid())
+    # By a process that is nobody's child: what this one becomes does not expect any.
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
+        os.close(own)
+        return folder
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in range(3):
+                os.dup2(null, fd)
+            # A pipe that it held would keep its reader waiting.
+            os.closerange(3, own)
+            os.closerange(own + 1, os.sysconf("SC_OPEN_MAX"))
+            os.chdir("/")
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+            select.select([own], [], [])
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os._exit(0)
 
 
 def known_digest(uri: str, options: PullOptions) -> str | None:
@@ -222,8 +260,6 @@ def _cache(options: PullOptions) -> Iterator[Cache]:
         else:
             yield cache
             return
-    import tempfile
-
     parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
     with tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=parent) as folder:
         cache = Cache(folder)
