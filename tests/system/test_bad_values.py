@@ -47,6 +47,7 @@ REFUSED = {
     "group": ("sif add --datatype 7 --group -1 IMAGE FILE", "--group"),
     "fusemount": ("exec --fusemount nonsense IMAGE true", "`nonsense` of `--fusemount` has no type"),
     "home": ("exec --home a:b:c IMAGE true", "`a:b:c` is not a home"),
+    "library": ("pull --library ftp://x library://a/b/c:1", "`ftp://x` is not the address of a library"),
     "hostname": ("exec --hostname a_b! IMAGE true", "`a_b!` is not a host name"),
     "ignore": ("diff --ignore nothing IMAGE IMAGE", "there is no such thing to ignore"),
     "link": ("sif add --datatype 7 --link -1 IMAGE FILE", "-1"),

@@ -94,7 +94,7 @@ def test_a_data_image_is_there_in_the_steps_and_not_in_the_image(soliton: Progra
     ("header", "said"),
     [
         ("Bootstrap: localimage\nFrom: x.sif\nFingerprints: 0123ABCD\n", "`Fingerprints` (recipe.def:7) is not supported yet"),
-        ("Bootstrap: library\nFrom: x\n", "`Bootstrap: library` (recipe.def:5) is not supported yet"),
+        ("Bootstrap: buildkit\nFrom: x\n", "`Bootstrap: buildkit` (recipe.def:5) is not supported yet"),
     ],
 )  # fmt: skip
 def test_what_a_later_stage_cannot_have_is_said_before_anything_is_done(

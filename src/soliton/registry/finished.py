@@ -33,6 +33,7 @@ SCHEMES = ("oras", "library", "shub", "http", "https")
 _SIF_LAYERS = ("application/vnd.sylabs.sif.layer.v1.sif", "appliciation/vnd.sylabs.sif.layer.tar")
 #: Where an image of the hub is if its name has no host.
 _HUB = "singularity-hub.org"
+_LIBRARY = re.compile(r"https?://[^/?#@]+(?:/[^?#]*)?\Z")
 _LIBRARY_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _LIBRARY_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(?:,[A-Za-z0-9_][A-Za-z0-9._-]{0,127})*\Z")
 _LIBRARY_HASH = re.compile(r"sha256\.([0-9a-f]{64})\Z")
@@ -162,6 +163,11 @@ def library_address(text: str, library: str | None, *, plain_http: bool) -> tupl
         )
     if "://" not in library:
         library = f"{'http' if plain_http else 'https'}://{library}"
+    if not _LIBRARY.match(library):
+        raise RegistryError(
+            f"`{library[:200]}` is not the address of a library",
+            remedy="write https://HOST, and a path if it has one",
+        )
     return library.rstrip("/"), f"{'/'.join(parts)}:{tag}"
 
 
