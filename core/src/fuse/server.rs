@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -30,16 +31,25 @@ struct Server {
     ahead: Ahead,
     /// With these the image is a directory of the mount, and they are others.
     skeletons: Option<Arc<Skeletons>>,
+    /// How often it was asked what only a device could answer, is this a terminal above all.
+    questions: Arc<AtomicU32>,
 }
 
 /// Serves an image until the kernel has let go of the mount.
 pub fn serve(device: OwnedFd, image: Image, ids: Ids) {
-    work(device, Server { image: Arc::new(image), ids, ahead: Ahead::default(), skeletons: None });
+    let (image, questions) = (Arc::new(image), Arc::default());
+    work(device, Server { image, ids, ahead: Ahead::default(), skeletons: None, questions });
 }
 
-/// The same, with trees of mount points beside the image.
-pub fn serve_with(device: OwnedFd, image: Arc<Image>, ids: Ids, skeletons: Arc<Skeletons>) {
-    work(device, Server { image, ids, ahead: Ahead::default(), skeletons: Some(skeletons) });
+/// The same, with trees of mount points beside the image. questions: counts what was asked that only a device could answer.
+pub fn serve_with(
+    device: OwnedFd,
+    image: Arc<Image>,
+    ids: Ids,
+    skeletons: Arc<Skeletons>,
+    questions: Arc<AtomicU32>,
+) {
+    work(device, Server { image, ids, ahead: Ahead::default(), skeletons: Some(skeletons), questions });
 }
 
 fn work(device: OwnedFd, server: Server) {
@@ -171,6 +181,10 @@ impl Worker {
                 Ok(())
             }
             opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(()),
+            opcode::IOCTL => {
+                self.server.questions.fetch_add(1, Ordering::Relaxed);
+                Err(Refusal(libc::ENOSYS))
+            }
             // "Not implemented" tells the kernel to open and close by itself and to keep what it has cached.
             opcode::OPEN | opcode::OPENDIR | opcode::FLUSH => Err(Refusal(libc::ENOSYS)),
             _ => Err(Refusal(libc::ENOSYS)),

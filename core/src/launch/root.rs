@@ -463,7 +463,8 @@ pub fn imitate(directory: BorrowedFd<'_>, original: &rustix::fs::Stat) -> Result
 
 /// An overlay of these layers, uppermost first, in which nothing can be written: attached nowhere, by an ordinary user.
 pub fn unwritable_overlay(layers: Vec<u8>) -> Result<OwnedFd, Failure> {
-    make_overlay(&overlay_options(layers, None, true), trees::INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)
+    let attributes = trees::INERT | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    make_overlay(&overlay_options(layers, None, true), attributes)
 }
 
 /// Mounts an overlay as the session's root.

@@ -62,7 +62,7 @@ pub struct Joined {
 
 /// What of the server a launch can have instead of the image as it is, before it lets go of it.
 pub struct Shaper {
-    /// The image under an overlay that adds nothing, where the kernel has given the server one.
+    /// The image under an overlay that adds nothing, where that is better than the image as it is.
     plain: Option<OwnedFd>,
     socket: OwnedFd,
 }
@@ -70,9 +70,8 @@ pub struct Shaper {
 impl Shaper {
     /// The image with these mount points in it, as a mount that is attached nowhere; None where it is to be had as it is only.
     pub fn shape(mut self, missing: &[Missing]) -> Option<OwnedFd> {
-        let plain = self.plain.take()?;
         if missing.is_empty() {
-            return Some(plain);
+            return self.plain.take();
         }
         send(self.socket.as_fd(), &shapes::wish(missing)?, &[]).ok()?;
         receive(self.socket.as_fd())?.pop()

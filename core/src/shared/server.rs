@@ -86,17 +86,19 @@ impl Served {
         let gone = Arc::new(AtomicBool::new(false));
         let image = Arc::new(image);
         let skeletons = Arc::new(Skeletons::beside(&image, ids).map_err(|_| Errno::IO)?);
+        let questions = Arc::default();
         let threads = {
             let (gone, image, skeletons) = (Arc::clone(&gone), Arc::clone(&image), Arc::clone(&skeletons));
+            let questions = Arc::clone(&questions);
             std::thread::Builder::new().spawn(move || {
-                fuse::serve_with(device, image, ids, skeletons);
+                fuse::serve_with(device, image, ids, skeletons, questions);
                 gone.store(true, Ordering::Relaxed);
             })
         };
         let threads = threads.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         // After the threads are there: the image is looked into.
-        let shapes =
-            Session::start_but(&NEEDED).and_then(|session| Shapes::of(mount, session, image, skeletons));
+        let shapes = Session::start_but(&NEEDED)
+            .and_then(|session| Shapes::of(mount, session, image, skeletons, questions));
         let shapes = shapes.map_err(|failure| Errno::from_raw_os_error(failure.errno))?;
         Ok(Served { shapes, threads, gone })
     }
@@ -215,7 +217,7 @@ impl Server<'_> {
     /// Sends the namespace and clones of the mount. Nothing is waited for: a stopped client keeps nobody waiting.
     fn give(&mut self, client: BorrowedFd<'_>) -> Result<(), Errno> {
         let shapes = &mut self.served.shapes;
-        let (image, plain) = (shapes.image()?, shapes.get(&[]));
+        let (image, plain) = (shapes.image()?, shapes.plain());
         let mut descriptors = vec![self.users.namespace(), image.as_fd()];
         descriptors.extend(plain.as_ref().map(AsFd::as_fd));
         send(client, b"!", &descriptors)

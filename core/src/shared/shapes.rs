@@ -2,14 +2,15 @@
 //! they need and the image lacks.
 //!
 //! An overlay of a container's own would look up every name anew for it, and be looked into by nobody else. One that is the
-//! server's is known to the kernel already when the next container comes. Where nothing is missing an overlay pays as well: an
-//! interpreter asks of each file that it opens whether it is a terminal, which overlayfs answers by itself, and FUSE by
-//! waking up the server.
+//! server's is known to the kernel already when the next container comes. Where nothing is missing an overlay pays for
+//! interpreters, which ask of each file that they open whether it is a terminal: overlayfs answers by itself, and FUSE by
+//! waking up the server. Who just reads is quicker without. So an image is under one from the time on at which such questions have come.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, Dev, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -29,6 +30,8 @@ use crate::squashfs::reader::Image;
 
 /// Shapes that are kept for those who come later; who is in another one keeps it.
 const MOST: usize = 16;
+/// Questions after which an image is taken for one of an interpreter: any import asks more.
+const SOME_QUESTIONS: u32 = 100;
 /// Mount points of one shape, and the bytes in which a launch names them.
 const MOST_POINTS: usize = 64;
 pub const LONGEST_WISH: usize = 8 << 10;
@@ -121,6 +124,7 @@ pub struct Shapes {
     session: Session,
     image: Arc<Image>,
     skeletons: Arc<Skeletons>,
+    questions: Arc<AtomicU32>,
     /// What all that is served is called in the session.
     served: String,
     device: Dev,
@@ -146,6 +150,7 @@ impl Shapes {
         session: Session,
         image: Arc<Image>,
         skeletons: Arc<Skeletons>,
+        questions: Arc<AtomicU32>,
     ) -> Result<Shapes, Failure> {
         let device = device_of(mount.as_fd()).failed("image", "statx")?;
         let served = layer_of(device);
@@ -163,8 +168,17 @@ impl Shapes {
         })?;
         let mut opened = opened.into_iter();
         let tree = opened.next().ok_or_else(|| Failure::because("image", "it is not there"))?;
-        let mut shapes =
-            Shapes { session, image, skeletons, served, device, tree, made: VecDeque::new(), count: 0 };
+        let mut shapes = Shapes {
+            session,
+            image,
+            skeletons,
+            questions,
+            served,
+            device,
+            tree,
+            made: VecDeque::new(),
+            count: 0,
+        };
         if let Some(plain) = opened.next() {
             let plain = shapes.attach(plain, &[])?;
             shapes.made.push_back(plain);
@@ -175,6 +189,12 @@ impl Shapes {
     /// The image as it is, for one more launch.
     pub fn image(&self) -> Result<OwnedFd, Errno> {
         trees::of_open(self.tree.as_fd())
+    }
+
+    /// The image under an overlay that adds nothing, for one more launch, where that pays.
+    pub fn plain(&mut self) -> Option<OwnedFd> {
+        let asked = self.questions.load(Ordering::Relaxed) >= SOME_QUESTIONS;
+        if asked { self.get(&[]) } else { None }
     }
 
     /// The image in the shape that was wished for, for one more launch. An empty wish is for the plain one.

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from soliton import messages, progress
+from soliton import __version__, messages, progress
 from soliton.errors import NotSupported, SolitonError, TargetError
 from soliton.images import convert, oci
 from soliton.images import target as targets
@@ -216,7 +216,8 @@ def image_key(image: OciImage) -> str:
 
 
 def _image_key(digest: str, name: str) -> str:
-    parts = (digest, name, str(convert.VERSION))
+    # The labels of the image tell the version.
+    parts = (digest, name, str(convert.VERSION), __version__)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
