@@ -6,20 +6,19 @@ What is fetched has to be an image; only then does it get a name of its own.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from soliton import messages, progress
+from soliton.build import digests
 from soliton.errors import ImageError, RegistryError, Unreachable
 from soliton.images import oci
 from soliton.images import target as targets
 from soliton.images.cache import Cache
 from soliton.images.detect import open_image
-from soliton.registry import credentials, finished
+from soliton.registry import finished
 from soliton.registry.blobs import Download
-from soliton.registry.client import Client
 
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
@@ -48,8 +47,7 @@ def to_cache(scheme: str, rest: str, options: PullOptions, cache: Cache) -> tupl
     """
     uri = f"{scheme}:{rest}"
     platform = oci.platform(options.architecture, options.variant)
-    # What a library is called differs from caller to caller.
-    name = f"{uri} {options.library or ''}" if scheme == "library" else uri
+    name = _remembered(uri, options)
     held = options.pinned
     if held and os.path.exists(cache.blob(held)):
         return cache.blob(held), held
@@ -76,18 +74,21 @@ def to_cache(scheme: str, rest: str, options: PullOptions, cache: Cache) -> tupl
             os.unlink(path)
         raise
     cache.remember_tag(name, str(platform), key)
-    digest = key if key.startswith("sha256:") else _digest(path)
+    digest = key if key.startswith("sha256:") else digests.of_file(path)
     if held and digest != held:
         raise _changed(uri, held, digest)
     return path, digest
 
 
+def _remembered(uri: str, options: PullOptions) -> str:
+    """What the cache remembers an image by: which library `library:` means differs from caller to caller."""
+    return f"{uri} {options.library or ''}" if uri.startswith("library:") else uri
+
+
 def known_digest(scheme: str, rest: str, options: PullOptions, cache: Cache) -> str | None:
     """The digest of what a name meant when it was fetched, if the image is in the cache and its digest was said."""
     platform = oci.platform(options.architecture, options.variant)
-    uri = f"{scheme}:{rest}"
-    name = f"{uri} {options.library or ''}" if scheme == "library" else uri
-    key = cache.known_tag(name, str(platform))
+    key = cache.known_tag(_remembered(f"{scheme}:{rest}", options), str(platform))
     return key if key and key.startswith("sha256:") and os.path.exists(cache.blob(key)) else None
 
 
@@ -106,15 +107,9 @@ def to_file(source: str, target: str, *, force: bool) -> str:
 @contextlib.contextmanager
 def _found(scheme: str, rest: str, options: PullOptions, platform: oci.Platform) -> Iterator[Finished]:
     if scheme == "oras":
-        reference = finished.parse_oras(rest)
-        who = credentials.find(
-            reference.host,
-            os.environ,
-            user=options.user,
-            password=options.password,
-            authfile=options.authfile,
-        )
-        with Client(reference, who, plain_http=options.plain_http) as client:
+        from soliton.api.pull import registry_client
+
+        with registry_client(finished.parse_oras(rest), options) as client:
             yield finished.oras(client, platform)
         return
     if scheme == "library":
@@ -133,11 +128,6 @@ def _download(found: Finished, cache: Cache, options: PullOptions) -> None:
         download.task = report.task("fetched", total=found.size)
         download.run()
         download.wait()
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _changed(uri: str, held: str, now: str) -> RegistryError:

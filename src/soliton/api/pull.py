@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from soliton import __version__, messages, progress
 from soliton.errors import NotSupported, SolitonError, TargetError
@@ -31,6 +31,10 @@ from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
 from soliton.site import config as configuration
 from soliton.site import paths
+
+if TYPE_CHECKING:
+    from soliton.registry.client import Client
+    from soliton.registry.reference import Reference
 
 #: Seconds after which it is noted anew that an image of the cache is in use.
 _TOUCHED = 3600
@@ -270,11 +274,20 @@ def _cache(options: PullOptions) -> Iterator[Cache]:
 
 @contextlib.contextmanager
 def _registry(rest: str, cache: Cache, platform: Platform, options: PullOptions) -> Iterator[OciImage]:
-    from soliton.registry import credentials, docker
-    from soliton.registry.client import Client
+    from soliton.registry import docker
     from soliton.registry.reference import parse
 
-    reference = parse(rest)
+    with registry_client(parse(rest), options) as client:
+        yield docker.resolve(
+            client, cache, platform, offline_is_fine=options.offline_is_fine, pinned=options.pinned
+        )
+
+
+def registry_client(reference: Reference, options: PullOptions) -> Client:
+    """The registry of a reference, asked as the options say and with the credentials that there are for it."""
+    from soliton.registry import credentials
+    from soliton.registry.client import Client
+
     who = credentials.find(
         reference.host,
         os.environ,
@@ -282,10 +295,7 @@ def _registry(rest: str, cache: Cache, platform: Platform, options: PullOptions)
         password=options.password,
         authfile=options.authfile,
     )
-    with Client(reference, who, plain_http=options.plain_http) as client:
-        yield docker.resolve(
-            client, cache, platform, offline_is_fine=options.offline_is_fine, pinned=options.pinned
-        )
+    return Client(reference, who, plain_http=options.plain_http)
 
 
 def fetch(image: OciImage, fd: int, options: PullOptions) -> str | None:

@@ -73,7 +73,7 @@ class Client:
     def manifest(self, what: str, accept: str) -> tuple[bytes, str]:
         """The manifest with this tag or digest: its bytes and media type. The digest is compared if it was asked for."""
         with self.get(self._url("manifests", what), {"Accept": accept}) as answer:
-            data = _capped(answer, LARGEST_MANIFEST, f"the manifest of {self.reference}")
+            data = capped(answer, LARGEST_MANIFEST, f"the manifest of {self.reference}")
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
         if what.startswith("sha256:"):
             check_digest(data, what, f"the manifest of {self.reference}")
@@ -86,7 +86,7 @@ class Client:
                 f"a configuration of {self.reference} is too large", why=f"it has {size} bytes"
             )
         with self.get(self._url("blobs", digest)) as answer:
-            data = _capped(answer, LARGEST_MANIFEST, f"a blob of {self.reference}")
+            data = capped(answer, LARGEST_MANIFEST, f"a blob of {self.reference}")
         check_digest(data, digest, f"a blob of {self.reference}")
         return data
 
@@ -315,7 +315,7 @@ def digest_mismatch(what: str, expected: str, actual: str) -> RegistryError:
     )
 
 
-def _capped(answer: httpx.Response, limit: int, what: str) -> bytes:
+def capped(answer: httpx.Response, limit: int, what: str) -> bytes:
     data = bytearray()
     for chunk in answer.iter_bytes():
         data += chunk

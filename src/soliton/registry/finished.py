@@ -24,7 +24,7 @@ from soliton.errors import RegistryError
 from soliton.images import oci
 from soliton.images.oci import Platform
 from soliton.registry.blobs import NO_DIGEST
-from soliton.registry.client import LARGEST_MANIFEST, Client
+from soliton.registry.client import LARGEST_MANIFEST, Client, capped
 from soliton.registry.credentials import Credentials
 from soliton.registry.reference import DEFAULT_HOST, HOST, Reference, parse
 
@@ -76,11 +76,7 @@ class Web(Client):
     def record(self, url: str) -> Any:
         """What an API answers, as JSON."""
         with self.get(url, {"Accept": "application/json"}) as answer:
-            data = bytearray()
-            for chunk in answer.iter_bytes():
-                data += chunk
-                if len(data) > LARGEST_MANIFEST:
-                    raise RegistryError(f"{self.reference.host} answers with too much for a description")
+            data = capped(answer, LARGEST_MANIFEST, f"the answer of {self.reference.host}")
         try:
             return json.loads(data)
         except ValueError:
