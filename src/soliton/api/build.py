@@ -108,7 +108,7 @@ class BuildOptions:
 
 
 def build(target: str, source: str, options: BuildOptions | None = None) -> None:
-    """Builds `target`; when this returns, it is there, and if this raises, nothing is.
+    """Builds `target`; when this returns, it is there, and if this raises, nothing is. An interruption finds nothing, or all of it.
 
     source: a definition file, an image or sandbox, or a URI (docker://, oci:, oci-archive:, docker-archive:).
     Raises BuildError, DefinitionError, TargetError, ImageError, RegistryError, LaunchError, NotSupported.

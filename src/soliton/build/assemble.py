@@ -23,6 +23,7 @@ from soliton.errors import TargetError
 from soliton.images import labels, metadata, metadata_layer, sif_write, target
 from soliton.images.target import NewFile
 from soliton.launch.plan import DirectoryRoot, ImageRoot
+from soliton.undisturbed import undisturbed
 
 #: How stages are kept that only other stages read: quickly.
 _FROZEN = Packing(compressor="lz4")
@@ -156,24 +157,25 @@ def unpack(image: ImageRoot, directory: str) -> None:
 def replace_directory(made: str, final: str, *, force: bool) -> None:
     """Gives a finished sandbox its name; an earlier one goes only when the new one is there."""
     old = None
-    if os.path.lexists(final):
-        if not force:
-            raise target.exists(final)
-        old = f"{made}.old"
-        os.rename(final, old)
-    try:
-        os.rename(made, final)
-    except OSError as error:
+    with undisturbed():
+        if os.path.lexists(final):
+            if not force:
+                raise target.exists(final)
+            old = f"{made}.old"
+            os.rename(final, old)
+        try:
+            os.rename(made, final)
+        except OSError as error:
+            if old is not None:
+                os.rename(old, final)
+            raise TargetError(f"`{final}` cannot be written", why=error.strerror) from None
         if old is not None:
-            os.rename(old, final)
-        raise TargetError(f"`{final}` cannot be written", why=error.strerror) from None
-    if old is not None:
-        if os.path.isdir(old) and not os.path.islink(old):
-            from soliton.build.workspace import remove
+            if os.path.isdir(old) and not os.path.islink(old):
+                from soliton.build.workspace import remove
 
-            remove(old, None)
-        else:
-            os.unlink(old)
+                remove(old, None)
+            else:
+                os.unlink(old)
 
 
 def _tar(job: Job, state: StageState, name: str, entries: Sequence[metadata_layer.Entry]) -> Layer:

@@ -20,13 +20,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import FrameType
 
 from soliton import core
 from soliton.errors import BuildError, TargetError
@@ -34,6 +32,7 @@ from soliton.launch.plan import Identity
 from soliton.site import config as configuration
 from soliton.site import paths
 from soliton.site.paths import PREFIXES
+from soliton.undisturbed import undisturbed
 
 NAME = "soliton-build-"
 #: One that is to stay.
@@ -105,7 +104,7 @@ def workspace(
         yield Workspace(path)
     finally:
         if not keep:
-            with _undisturbed():
+            with undisturbed():
                 remove(path, identity)
         if held is not None:
             os.close(held)
@@ -170,31 +169,3 @@ def _open_up(path: str) -> None:
             if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
                 with contextlib.suppress(OSError):
                     os.chmod(inner, 0o700)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A Ctrl-C meanwhile counts when the cleaning up is done; a second one ends at once."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread, which alone gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            os.kill(os.getpid(), came[0])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from soliton.core import CoreError
 from soliton.errors import SolitonError, TargetError
+from soliton.undisturbed import undisturbed
 
 #: File systems without O_TMPFILE answer with one of these.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
@@ -43,7 +44,8 @@ class NewFile:
 def new_image(path: str, *, force: bool = False, mode: int = 0o755) -> Iterator[NewFile]:
     """A file to write; when the block ends without an exception it becomes `path`.
 
-    force: an existing file is replaced. mode: before the umask. The content is on disk before the name appears.
+    force: an existing file is replaced. mode: before the umask. The content is on disk before the name appears. An interruption
+    while the name appears counts when it is there: whole, as ever.
     Raises TargetError: the target exists, is a directory, cannot be written; no space, quota, file size limit.
     """
     final = os.path.abspath(path)
@@ -53,15 +55,19 @@ def new_image(path: str, *, force: bool = False, mode: int = 0o755) -> Iterator[
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise explain(error, path) from None
+    fd, partial = -1, None
     try:
-        fd, partial = _create(directory, name, mode, path)
         try:
+            with undisturbed():
+                fd, partial = _create(directory, name, mode, path)
             with explaining(path):
                 yield NewFile(fd, final)
                 os.fsync(fd)
-                partial = _publish(directory, fd, partial, name, force, path)
+                with undisturbed():
+                    partial = _publish(directory, fd, partial, name, force, path)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             if partial is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(partial, dir_fd=directory)
