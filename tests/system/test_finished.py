@@ -8,6 +8,7 @@ import http.client
 import http.server
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Shelf:
     breaks: list[int] = field(default_factory=list)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     changed: str = "Fri, 27 Nov 2020 10:00:00 GMT"
+    ends: str = "with a length"
     address: str = ""
     stop: Callable[[], None] = lambda: None
 
@@ -90,16 +92,24 @@ def shelf() -> Iterator[Shelf]:
             if data is None:
                 self.send_error(404)
                 return
+            self.protocol_version = "HTTP/1.1" if shelf.ends == "in chunks" else "HTTP/1.0"
+            self.close_connection = True
             start = 0
             if self.headers.get("Range") and self.headers.get("If-Range", shelf.changed) == shelf.changed:
                 start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            self.send_header("Content-Length", str(len(data) - start))
-            self.send_header("Last-Modified", shelf.changed)
+            if shelf.ends == "with a length":
+                self.send_header("Content-Length", str(len(data) - start))
+            elif shelf.ends == "in chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+            if shelf.changed:
+                self.send_header("Last-Modified", shelf.changed)
             self.end_headers()
             rest = data[start:]
+            if shelf.ends == "in chunks":
+                rest = b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest)
             if shelf.breaks and len(rest) > shelf.breaks[0]:
                 rest = rest[: shelf.breaks.pop(0)]
             with contextlib.suppress(ConnectionError):
@@ -252,6 +262,47 @@ def test_a_file_at_an_address_is_fetched_once_and_again_when_it_has_changed(
     shelf.files["/images/tools.sif?token=1"] = (soliton.cwd / "new.sif").read_bytes()
     shelf.changed = "Sat, 28 Nov 2020 10:00:00 GMT"
     assert soliton("exec", uri, "cat", "/new").ok().out == "new\n"
+
+
+@pytest.mark.parametrize("ends", ["in chunks", "by closing"])
+def test_a_file_whose_size_nobody_says_is_fetched_to_its_end(
+    soliton: Program, shelf: Shelf, busybox_sif: Path, ends: str
+) -> None:
+    shelf.files["/a.sif"] = busybox_sif.read_bytes()
+    shelf.ends = ends
+    shelf.breaks = [600_000, 600_000]
+    cut = soliton("pull", f"{shelf.address}/a.sif")
+    if ends == "in chunks":
+        cut.ok()
+    else:
+        # Only the image itself can tell that a part is missing.
+        assert (cut.status, "truncated" in cut.err) == (255, True), cut.err
+        assert not list(soliton.cwd.iterdir()) and not list((soliton.home / "cache/blobs/sha256").iterdir())
+        shelf.breaks = []
+        soliton("pull", f"{shelf.address}/a.sif").ok()
+    assert (soliton.cwd / "a.sif").read_bytes() == busybox_sif.read_bytes()
+
+
+def test_a_file_that_nothing_tells_from_its_next_version_is_fetched_each_time(
+    soliton: Program, shelf: Shelf, busybox_sif: Path
+) -> None:
+    shelf.files["/a.sif"] = busybox_sif.read_bytes()
+    shelf.changed = ""
+    uri = f"{shelf.address}/a.sif"
+    soliton("exec", uri, "true").ok()
+    # As large as before.
+    shelf.files["/a.sif"] = b"x" * busybox_sif.stat().st_size
+    assert soliton("exec", uri, "true").status == 255
+
+
+def test_an_image_goes_to_a_file_system_of_another_kind(
+    soliton: Program, shelf: Shelf, busybox_sif: Path
+) -> None:
+    shelf.files["/a.sif"] = busybox_sif.read_bytes()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        assert os.stat(memory).st_dev != os.stat(soliton.home).st_dev
+        soliton("pull", f"{memory}/a.sif", f"{shelf.address}/a.sif").ok()
+        assert Path(memory, "a.sif").read_bytes() == busybox_sif.read_bytes()
 
 
 def test_what_was_fetched_once_runs_when_nobody_answers(

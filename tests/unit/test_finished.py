@@ -14,29 +14,29 @@ from soliton.registry.finished import library_address, parse_oras
 @pytest.mark.parametrize(
     ("text", "library", "expected"),
     [
-        ("//me/tools/a:1", "https://lib.example.org/", ("https://lib.example.org", "me/tools/a:1")),
-        ("//a", "lib.example.org", ("https://lib.example.org", "a:latest")),
-        ("a:1,stable", "http://lib.example.org", ("http://lib.example.org", "a:1,stable")),
+        ("//me/tools/a:1", "https://lib.example.org/", ("https://lib.example.org", "me/tools/a:1", False)),
+        ("//a", "lib.example.org", ("https://lib.example.org", "a:latest", False)),
+        ("a:1,stable", "http://lib.example.org", ("http://lib.example.org", "a:1,stable", False)),
         (
             "//me/tools/a:sha256." + "0" * 64,
             "https://l.example.org",
-            ("https://l.example.org", "me/tools/a:sha256." + "0" * 64),
+            ("https://l.example.org", "me/tools/a:sha256." + "0" * 64, False),
         ),
         (
             "//lib.example.org:8443/me/tools/a:1",
             "https://other.example.org",
-            ("https://lib.example.org:8443", "me/tools/a:1"),
+            ("https://lib.example.org:8443", "me/tools/a:1", True),
         ),
     ],
 )
-def test_a_name_leads_to_a_library(text: str, library: str, expected: tuple[str, str]) -> None:
+def test_a_name_leads_to_a_library(text: str, library: str, expected: tuple[str, str, bool]) -> None:
     assert library_address(text, library, plain_http=False) == expected
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_name_in_the_library_or_refused(text: str) -> None:
     try:
-        _, wanted = library_address(text, "https://lib.example.org", plain_http=False)
+        _, wanted, _ = library_address(text, "https://lib.example.org", plain_http=False)
     except RegistryError:
         return
     path, _, tag = wanted.partition(":")

@@ -15,6 +15,7 @@ from soliton.cli.invocation import Invocation
 from soliton.cli.sif_text import header_text, info_text, listing, size_text, visible
 from soliton.errors import ImageError, SolitonError, UsageError
 from soliton.images import sif, sif_edit
+from soliton.images.copying import copy
 from soliton.images.sif_write import NewObject, definition, finish, plan_sif
 from tests.unit.test_detect import squashfs
 
@@ -170,14 +171,14 @@ def test_commands_print_what_they_are_asked(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr().out == "bootstrap: scratch\n"
 
 
-def test_dump_copies_to_a_pipe_and_to_a_file_opened_for_appending(tmp_path: Path) -> None:
+def test_an_object_is_copied_to_a_pipe_and_to_a_file_opened_for_appending(tmp_path: Path) -> None:
     image = small(tmp_path / "a.sif", after=(NewObject(sif.GENERIC, b"x" * 30_000),))
     item = load(image).objects[2]
     fd = os.open(image, os.O_RDONLY)
     read_end, write_end = os.pipe()
     with (tmp_path / "out").open("ab") as out:
-        command._copy(fd, item, "a.sif", out.fileno())
-    command._copy(fd, item, "a.sif", write_end)
+        copy(fd, item.offset, item.size, out.fileno(), "a.sif")
+    copy(fd, item.offset, item.size, write_end, "a.sif")
     os.close(write_end)
     assert (tmp_path / "out").read_bytes() == os.read(read_end, 40_000) == b"x" * 30_000
     os.close(read_end)

@@ -15,10 +15,11 @@ from soliton.build import digests
 from soliton.errors import ImageError, RegistryError, Unreachable
 from soliton.images import oci
 from soliton.images import target as targets
-from soliton.images.cache import Cache
+from soliton.images.cache import Cache, Partial
+from soliton.images.copying import copy
 from soliton.images.detect import open_image
 from soliton.registry import finished
-from soliton.registry.blobs import Download
+from soliton.registry.blobs import Download, download_to_the_end
 
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
@@ -95,12 +96,7 @@ def known_digest(scheme: str, rest: str, options: PullOptions, cache: Cache) -> 
 def to_file(source: str, target: str, *, force: bool) -> str:
     """A copy of a file of the cache, which shares its blocks where the file system can; its path."""
     with targets.new_image(target, force=force) as file, open(source, "rb") as image:
-        left = os.fstat(image.fileno()).st_size
-        while left:
-            done = os.copy_file_range(image.fileno(), file.fd, left)
-            if not done:
-                raise ImageError(f"`{source}` was cut while it was read")
-            left -= done
+        copy(image.fileno(), 0, os.fstat(image.fileno()).st_size, file.fd, source)
     return file.path
 
 
@@ -123,9 +119,16 @@ def _found(scheme: str, rest: str, options: PullOptions, platform: oci.Platform)
 
 
 def _download(found: Finished, cache: Cache, options: PullOptions) -> None:
-    download = Download(found.client, cache, found.key, found.size, found.name)
-    with progress.report(f"Pulling {found.name}", quiet=options.quiet) as report:
-        download.task = report.task("fetched", total=found.size)
+    with contextlib.ExitStack() as stack:
+        if not found.lasting:
+            stack.callback(Partial(cache, found.key).discard)
+        report = stack.enter_context(progress.report(f"Pulling {found.name}", quiet=options.quiet))
+        task = report.task("fetched", total=found.size)
+        if found.size is None:
+            download_to_the_end(found.client, cache, found.key, found.name, task)
+            return
+        download = Download(found.client, cache, found.key, found.size, found.name)
+        download.task = task
         download.run()
         download.wait()
 

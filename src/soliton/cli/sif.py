@@ -23,6 +23,7 @@ from soliton.cli.sif_text import (
 )
 from soliton.errors import ImageError, SolitonError, UsageError
 from soliton.images import architecture, sif
+from soliton.images.copying import copy
 from soliton.images.detect import looks_like_ext3
 from soliton.images.sif import Descriptor, Sif
 from soliton.images.sif_write import NewObject
@@ -56,7 +57,7 @@ def dump(invocation: Invocation) -> int:
     try:
         item = _object(sif.read(fd, path), number, path)
         sys.stdout.flush()
-        _copy(fd, item, path, sys.stdout.fileno())
+        copy(fd, item.offset, item.size, sys.stdout.fileno(), path)
     finally:
         os.close(fd)
     return 0
@@ -202,28 +203,6 @@ def _id(number: str) -> int:
     if not number.isascii() or not number.isdigit():
         raise UsageError(f"`{number}` is not the number of a data object")
     return int(number)
-
-
-def _copy(fd: int, item: Descriptor, path: str, to: int) -> None:
-    at, missing = item.offset, item.size
-    by_kernel = True
-    while missing:
-        count = 0
-        if by_kernel:
-            try:
-                count = os.sendfile(to, fd, at, min(missing, 1 << 30))
-            except BrokenPipeError:
-                raise
-            except OSError:
-                by_kernel = False
-                continue
-        else:
-            data = sif.read_exactly(fd, at, min(missing, 1 << 20), path)
-            count = os.write(to, data)
-        if count == 0:
-            raise ImageError(f"`{path}` became shorter while it was read")
-        at += count
-        missing -= count
 
 
 def _open(path: str) -> int:

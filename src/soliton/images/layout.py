@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from soliton.errors import ImageError
 from soliton.images import oci
+from soliton.images.copying import copy
 from soliton.images.oci import Layer, OciImage, Platform
 from soliton.registry.reference import is_digest
 
@@ -35,12 +36,7 @@ class Stretch:
 
     def feed(self, pipe: int) -> None:
         with open(self.file, "rb") as source:
-            at, end = self.offset, self.offset + self.size
-            while at < end:
-                sent = os.sendfile(pipe, source.fileno(), at, min(end - at, 1 << 20))
-                if sent == 0:
-                    raise ImageError(f"`{self.file}` is truncated")
-                at += sent
+            copy(source.fileno(), self.offset, self.size, pipe, self.file)
 
     def path(self) -> str | None:
         return self.file if self.whole else None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from soliton.errors import ImageError, SolitonError
 from soliton.images import architecture, sif, target
+from soliton.images.copying import copy
 from soliton.images.sif import Descriptor, Header, Sif
 from soliton.images.sif_write import NewObject, align, pack_descriptor, write_all
 from soliton.record import replace
@@ -91,7 +92,8 @@ def add(path: str, item: NewObject, *, alignment: int | None = None, source: int
             if source is None:
                 write_all(fd, item.data, offset)
             else:
-                _copy(source, fd, size, offset)
+                os.lseek(fd, offset, os.SEEK_SET)
+                copy(source, 0, size, fd, "the file to be added")
 
         return _append(path, fd, image, item, size, step, fill)
 
@@ -283,16 +285,6 @@ def _with_role(item: Descriptor, role: int, stamp: int) -> Descriptor:
 
 def _now(header: Header) -> int:
     return sif.NO_TIME if header.deterministic else int(time.time())
-
-
-def _copy(source: int, fd: int, size: int, offset: int) -> None:
-    at = 0
-    while at < size:
-        data = os.pread(source, min(size - at, 1 << 20), at)
-        if not data:
-            raise SolitonError("the file to be added became shorter while it was read")
-        write_all(fd, data, offset + at)
-        at += len(data)
 
 
 def _zero(fd: int, start: int, end: int) -> None:

@@ -169,6 +169,37 @@ class Download:
             raise Cancelled
 
 
+def download_to_the_end(client: Client, cache: Cache, key: str, what: str, task: Task) -> None:
+    """Fetches a file whose size and digest nobody says: all that the answer brings, from the beginning each time.
+
+    Whether that is all of it, what is in the file has to tell: a server may end it by closing the connection.
+    """
+    partial = Partial(cache, key)
+    if not partial.claim():
+        return
+    for failures in range(_ATTEMPTS):
+        time.sleep(min(0.2 * 2**failures, 10) if failures else 0)
+        fd = os.open(partial.path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            with client.blob(key, 0) as (_, chunks):
+                at = 0
+                for chunk in chunks:
+                    _write(fd, chunk, at)
+                    at += len(chunk)
+                    task.update(completed=at)
+            partial.complete()
+            return
+        except Interrupted as error:
+            messages.verbose(f"{what}: {error}")
+        finally:
+            os.close(fd)
+    raise RegistryError(
+        f"the download of {what} keeps breaking off",
+        why="it cannot be gone on with, as the server does not say how large it is",
+        remedy="run the same command again, or fetch the file by other means",
+    )
+
+
 class Cancelled(Exception):
     """Somebody else has failed, or the user has had enough."""
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -43,12 +44,15 @@ _LARGEST = 1 << 50
 
 @dataclass(frozen=True)
 class Finished:
-    """name: for people. key: of the file in the cache, `sha256:…` where its digest is known. size: in bytes."""
+    """name: for people. key: of the file in the cache, `sha256:…` where its digest is known. size: in bytes, if it is said.
+    lasting: whether another call finds the same key, and can go on with what has arrived.
+    """
 
     name: str
     key: str
-    size: int
+    size: int | None
     client: Client
+    lasting: bool = True
 
 
 class Web(Client):
@@ -86,19 +90,15 @@ class Web(Client):
                 remedy="check the address",
             ) from None
 
-    def look(self) -> tuple[int, str]:
-        """The file's size, and what tells this version of it from others."""
+    def look(self) -> tuple[int | None, str]:
+        """The file's size, if it is said, and what tells this version of it from others, if anything does."""
         with self.get(self.url, {"Accept-Encoding": "identity"}) as answer:
             length = answer.headers.get("Content-Length", "")
             tag, changed = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
-        if not length.isdigit():
-            raise RegistryError(
-                f"`{self.reference.name}` cannot be fetched",
-                why=f"{self.reference.host} does not say how large it is",
-            )
         # A weak tag does not tell one byte from another (RFC 9110, 8.8.1).
         self._validator = tag if tag and not tag.startswith("W/") else changed
-        return int(length), f"{tag}\n{changed}\n{length}"
+        size = _sized(int(length), self.reference.name) if length.isdecimal() and length.isascii() else None
+        return size, f"{tag}\n{changed}\n{length}" if tag or changed else ""
 
 
 def parse_oras(text: str) -> Reference:
@@ -132,8 +132,9 @@ def oras(client: Client, platform: Platform) -> Finished:
     return Finished(name, found.digest, _sized(found.size, name), client)
 
 
-def library_address(text: str, library: str | None, *, plain_http: bool) -> tuple[str, str]:
-    """Of `[//][HOST/]ENTITY/COLLECTION/CONTAINER[:TAG]`: the library's host or address, and the name in it with its tag.
+def library_address(text: str, library: str | None, *, plain_http: bool) -> tuple[str, str, bool]:
+    """Of `[//][HOST/]ENTITY/COLLECTION/CONTAINER[:TAG]`: an address, the name there with its tag, and whether the address
+    is that of a host, which names its library, instead of the library's.
 
     Leading parts may be left out; with four the first is the host.
     """
@@ -150,7 +151,7 @@ def library_address(text: str, library: str | None, *, plain_http: bool) -> tupl
     if not _LIBRARY_TAG.match(tag):
         raise RegistryError(f"`library:{text}` cannot be looked for", why=f"`{tag}` is not a tag")
     if host:
-        return f"{'http' if plain_http else 'https'}://{host}", f"{'/'.join(parts)}:{tag}"
+        return f"{'http' if plain_http else 'https'}://{host}", f"{'/'.join(parts)}:{tag}", True
     if not library:
         raise RegistryError(
             f"`library:{text}` does not say which library has it",
@@ -164,16 +165,15 @@ def library_address(text: str, library: str | None, *, plain_http: bool) -> tupl
             f"`{library[:200]}` is not the address of a library",
             remedy="write https://HOST, and a path if it has one",
         )
-    return library.rstrip("/"), f"{'/'.join(parts)}:{tag}"
+    return library.rstrip("/"), f"{'/'.join(parts)}:{tag}", False
 
 
 def library(text: str, address: str | None, platform: Platform, *, plain_http: bool) -> Finished:
     """An image of a library. address: the library that is meant, if the name has no host."""
-    base, wanted = library_address(text, address, plain_http=plain_http)
+    base, wanted, of_host = library_address(text, address, plain_http=plain_http)
     named = urlsplit(base).netloc
     name = f"library://{named}/{wanted}"
-    if text.removeprefix("//").strip("/").count("/") == 3:
-        # A host names what it offers; the library may be another.
+    if of_host:
         with Web(f"{base}/assets/config/config.prod.json", wanted) as asked:
             services = asked.record(asked.url)
         there = services.get("libraryAPI") if isinstance(services, dict) else None
@@ -210,15 +210,18 @@ def shub(text: str, *, plain_http: bool) -> Finished:
     if not isinstance(address, str):
         raise RegistryError(f"{host} does not say where `{wanted}` is")
     found = web(address)
-    return Finished(f"shub://{host}/{wanted}", found.key, found.size, found.client)
+    return replace(found, name=f"shub://{host}/{wanted}")
 
 
 def web(url: str) -> Finished:
-    """A file at an address; in the cache it is known by the address and by what tells its versions apart."""
+    """A file at an address; in the cache it is known by the address and by what tells its versions apart.
+
+    Where nothing does, what was fetched before may be another by now.
+    """
     client = Web(url, url)
     size, version = client.look()
-    key = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()
-    return Finished(url, f"{NO_DIGEST}:{key}", _sized(size, url), client)
+    key = hashlib.sha256(f"{url}\n{version or secrets.token_hex(16)}".encode()).hexdigest()
+    return Finished(url, f"{NO_DIGEST}:{key}", size, client, lasting=bool(version) and size is not None)
 
 
 def _sized(size: object, name: str) -> int:
