@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from soliton.build import step_cache
 from soliton.build.definition import Section
 from soliton.build.step_cache import PARENT, RECENT, StepCache, key_of, size_limit, veiled, why
 from soliton.build.steps import split_post
@@ -137,6 +139,35 @@ def test_what_was_used_longest_ago_goes_first_and_what_is_in_use_stays(cache: St
     put(cache, "d", b"12345", time.time())
     cache.trim()
     assert not old.exists() and new.exists()
+
+
+def test_a_result_is_found_before_it_goes_to_make_room_or_not_at_all(
+    cache: StepCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for a layer that is just being removed waits for that, and makes it again."""
+    path = put(cache, "a", b"1" * 1000, time.time())
+    found: list[str | None] = []
+    asks = threading.Event()
+    seeker = StepCache(cache.root)
+    waiting = threading.Thread(target=lambda: found.append(seeker.find("a")), daemon=True)
+    share, unlink = step_cache._share, os.unlink
+
+    def shared(fd: int) -> None:
+        asks.set()
+        share(fd)
+
+    def unlinked(name: str) -> None:
+        waiting.start()
+        asks.wait()
+        waiting.join(0.3)
+        assert not found
+        unlink(name)
+
+    monkeypatch.setattr(step_cache, "_share", shared)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    cache.trim()
+    waiting.join()
+    assert found == [None] and not path.exists()
 
 
 def test_a_digest_is_remembered_of_the_same_file_only(cache: StepCache, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ ABANDONED = 3600.0
 #: Behind a layer: this, its key, and the digest of everything before.
 _SEAL = b"soliton step "
 _DIGEST_SIZE = 32
+#: Whatever is there in place of a layer keeps nobody waiting, and leads nowhere.
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 #: (what it is, its value), in the order in which people should hear of a difference.
@@ -107,20 +109,25 @@ class StepCache:
         if self.anew:
             return None
         path = os.path.join(self.layers, key)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return None
-        _share(fd)
+        while True:
+            try:
+                fd = os.open(path, _TO_READ)
+            except OSError:
+                return None
+            _share(fd)
+            if _is_still(path, fd):
+                break
+            os.close(fd)  # somebody has just made room, or has made it anew
         self._held.append(fd)
         if not _is_sealed(fd, key):
             messages.warning(f"the kept result {path} is damaged, so the step is done again")
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                if _is_still(path, fd):
+                    os.unlink(path)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return path if os.path.exists(path) else None
+        return path if _is_still(path, fd) else None
 
     @contextlib.contextmanager
     def new(self, key: str) -> Iterator[int]:
@@ -191,17 +198,15 @@ class StepCache:
                     status = entry.stat(follow_symlinks=False)
                     if not entry.name.startswith("."):
                         found.append((status.st_mtime, status.st_size, entry.path))
-                    elif time.time() - status.st_mtime > ABANDONED and _is_free(entry.path, status.st_mtime):
-                        os.unlink(entry.path)
+                    elif time.time() - status.st_mtime > ABANDONED:
+                        _removed(entry.path, status.st_mtime)
         total = sum(size for _, size, _ in found)
         for used, size, path in sorted(found):
             if total <= self.limit:
                 return
-            if _is_free(path, used):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                    total -= size
-                    messages.debug(f"{path} has gone to make room")
+            if _removed(path, used):
+                total -= size
+                messages.debug(f"{path} has gone to make room")
 
     def digest(self, path: str) -> str:
         """`digests.of_path`, remembered for large files as long as they are the same. Raises OSError."""
@@ -312,9 +317,9 @@ def _identity(path: str) -> list[int]:
 
 
 def _share(fd: int) -> None:
-    """Locks a layer for as long as it is open, where the file system can."""
+    """Locks a layer for as long as it is open, where the file system can. Waits for whoever is just removing it (`_removed`)."""
     with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 def _digest(fd: int, size: int, key: str) -> bytes:
@@ -358,18 +363,25 @@ def _is_still(path: str, fd: int) -> bool:
         return False
 
 
-def _is_free(path: str, used: float) -> bool:
-    """Whether no build holds a layer."""
+def _removed(path: str, used: float) -> bool:
+    """Removes a layer that no build holds; whether it did. It has the lock until then: who finds the layer now waits, and finds it gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, _TO_READ)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            if time.time() - used <= RECENT:
+                return False
+        if not _is_still(path, fd):
+            return False
+        os.unlink(path)
     except OSError:
-        return time.time() - used > RECENT
+        return False
     finally:
         os.close(fd)
     return True

@@ -80,9 +80,13 @@ class Cache:
         """Stores a small blob whose digest has been checked."""
         final = self.blob(digest)
         partial = f"{final}.partial-{_owner()}-put"
-        with open(partial, "wb") as out:
-            out.write(data)
-        os.rename(partial, final)
+        try:
+            with open(partial, "wb") as out:
+                out.write(data)
+            os.rename(partial, final)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
 
     def get(self, digest: str) -> bytes | None:
         """A small blob, compared with its digest again."""
@@ -96,9 +100,14 @@ class Cache:
     def remember_tag(self, reference: str, platform: str, digest: str) -> None:
         path = os.path.join(self.tags, _tag_key(reference, platform))
         partial = f"{path}.{_owner()}"
-        with contextlib.suppress(OSError), open(partial, "w", encoding="utf-8") as out:
-            json.dump({"reference": reference, "platform": platform, "digest": digest}, out)
-            os.rename(partial, path)
+        with contextlib.suppress(OSError):
+            try:
+                with open(partial, "w", encoding="utf-8") as out:
+                    json.dump({"reference": reference, "platform": platform, "digest": digest}, out)
+                os.rename(partial, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(partial)
 
     def known_tag(self, reference: str, platform: str) -> str | None:
         """The digest that the tag meant when it was last asked for."""
@@ -138,7 +147,15 @@ def _tag_key(reference: str, platform: str) -> str:
 
 
 def _owner() -> str:
-    return f"{os.uname().nodename}-{os.getpid()}"
+    return f"{os.uname().nodename}-{os.getpid()}.{_begun(os.getpid())}"
+
+
+def _begun(pid: int) -> str:
+    """When a process was started, which tells it from a later one of its number; empty if nobody knows."""
+    from soliton.launch.instance import stat_fields
+
+    fields = stat_fields(pid)
+    return fields[19] if fields else ""
 
 
 class Partial:
@@ -195,13 +212,15 @@ class Partial:
 
 def _is_alive(path: str) -> bool:
     """Whether the writer of a partial file still writes."""
-    host, _, pid = path.rpartition(".partial-")[2].rpartition("-")
+    host, _, process = path.rpartition(".partial-")[2].rpartition("-")
+    pid, _, begun = process.partition(".")
     if host == os.uname().nodename and pid.isdigit():
         try:
             os.kill(int(pid), 0)
         except OSError as error:
-            return error.errno == errno.EPERM
-        return True
+            if error.errno != errno.EPERM:
+                return False
+        return not begun or _begun(int(pid)) in ("", begun)
     try:
         return time.time() - os.stat(path).st_mtime < STALE
     except OSError:
