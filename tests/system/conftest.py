@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.system import repositories
-from tests.system.program import Program
+from tests.system.program import Program, eventually
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,13 +67,11 @@ def soliton(tmp_path: Path) -> Iterator[Program]:
     work = tmp_path / "work"
     work.mkdir()
     yield Program(home=home, cwd=work)
-    leftovers: list[str] = []
-    for _ in range(20):
-        leftovers = sorted(p.name for p in (home / "tmp").iterdir())
-        if not leftovers:
-            break
-        time.sleep(0.1)
-    assert not leftovers, f"left in TMPDIR: {leftovers}"
+
+    def left() -> list[str]:
+        return sorted(os.listdir(home / "tmp"))
+
+    eventually(lambda: not left(), lambda: f"left in TMPDIR: {left()}")
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +95,7 @@ def debian(shared: Program) -> Path:
     (shared.cwd / "debian.def").write_text(
         f"Bootstrap: debootstrap\nOSVersion: {suite}\nMirrorURL: {address}\nInclude: libcap2-bin\n"
     )
-    shared("build", "debian.sif", "debian.def", timeout=600).ok()
+    shared("build", "debian.sif", "debian.def").ok()
     return shared.cwd / "debian.sif"
 
 

@@ -6,9 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+#: Seconds after which something hangs, however slow and busy the machine is; no measure of anything.
+AMPLE = 300.0
+
+
+def eventually(
+    condition: Callable[[], object], say: Callable[[], str] = lambda: "it never came about"
+) -> None:
+    """Returns as soon as the condition holds; the test fails with what `say` tells if it never does."""
+    end = time.monotonic() + AMPLE
+    while not condition():
+        assert time.monotonic() < end, say()
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class Program:
         """For starts that leave something behind, or end by chance."""
         return replace(self, again=False)
 
-    def __call__(self, *arguments: object, stdin: str | None = None, timeout: float = 240) -> Result:
+    def __call__(self, *arguments: object, stdin: str | None = None, timeout: float = 3 * AMPLE) -> Result:
         first = self._run(arguments, stdin, timeout)
         starts = arguments[0] in ("exec", "run", "test", "shell") and self.again and not self.wrapper
         if not starts or not os.environ.get("SOLITON_TEST_WARM"):
@@ -107,5 +121,5 @@ class Program:
 def interrupt(process: subprocess.Popen[bytes]) -> Result:
     """Ctrl-C: the terminal sends SIGINT to the whole foreground group."""
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=AMPLE)
     return Result(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))

@@ -7,11 +7,15 @@ import os
 import random
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.system.program import eventually
+
+#: Ports of servers that have ended (`keep_silent`).
+_SILENT: dict[int, socket.socket] = {}
 
 
 @dataclass(frozen=True)
@@ -46,30 +50,61 @@ class Registry:
 
 
 def free_port() -> int:
-    """Below those that the kernel gives to callers: who asks again and again for one of these is answered by itself in the end."""
+    """Below those that the kernel gives to callers: who asks again and again for one of these is answered by itself in the end.
+
+    Every user has some of their own, so that two who run these tests at once do not take them from each other.
+    """
+    first = 10000 + os.getuid() % 20 * 1000
     while True:
-        port = random.randrange(10000, 30000)
+        port = random.randrange(first, first + 1000)
+        if port in _SILENT:
+            continue
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+
+
+def keep_silent(port: int) -> None:
+    """A port whose server has ended stays without one: whoever asks there is refused, and nobody else's server answers."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", port))
+    _SILENT[port] = held
+
+
+def _started(config: Path, port: int) -> subprocess.Popen[bytes]:
+    """A registry that is reached at its port, or has ended, because somebody has taken that meanwhile."""
+    server = subprocess.Popen(
+        ["docker-registry", "serve", config],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
+    )
+    eventually(
+        lambda: server.poll() is not None or _listens(server, port), lambda: "the registry does not answer"
+    )
+    return server
+
+
+def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether this process, and not another one, is reached at a port."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in table if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    with contextlib.suppress(OSError):  # one that is being opened or closed
+        return bool(sockets & {os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir()})
+    return False
 
 
 @contextmanager
 def serve(directory: Path, *, tls: bool = False, users: dict[str, str] | None = None) -> Iterator[Registry]:
     """Starts a registry that keeps its files below `directory`; it ends with the block."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
     storage = directory / "storage"
-    lines = [
-        "version: 0.1",
-        "log: {level: error}",
-        f"storage: {{filesystem: {{rootdirectory: {storage}}}}}",
-        "http:",
-        f"  addr: 127.0.0.1:{port}",
-    ]
+    lines = ["version: 0.1", "log: {level: error}", f"storage: {{filesystem: {{rootdirectory: {storage}}}}}"]
+    http = ""
     authority = None
     if tls:
         authority = _certificates(directory)
-        lines.append(f"  tls: {{certificate: {directory}/server.pem, key: {directory}/server.key}}")
+        http = f", tls: {{certificate: {directory}/server.pem, key: {directory}/server.key}}"
     if users:
         htpasswd = directory / "htpasswd"
         htpasswd.unlink(missing_ok=True)
@@ -78,27 +113,21 @@ def serve(directory: Path, *, tls: bool = False, users: dict[str, str] | None = 
             subprocess.run(["htpasswd", "-Bb", htpasswd, user, password], check=True, capture_output=True)
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}")
     config = directory / "config.yml"
-    config.write_text("\n".join(lines) + "\n")
-    server = subprocess.Popen(
-        ["docker-registry", "serve", config],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
-    )
+    for _ in range(5):
+        port = free_port()
+        config.write_text("\n".join([*lines, f"http: {{addr: '127.0.0.1:{port}'{http}}}"]) + "\n")
+        server = _started(config, port)
+        if server.poll() is None:
+            break
+    else:
+        raise AssertionError("the registry has ended")
     try:
-        for _ in range(600):
-            assert server.poll() is None, "the registry has ended"
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        else:
-            raise AssertionError("the registry does not answer")
         credentials = ":".join(next(iter(users.items()))) if users else None
         yield Registry(f"localhost:{port}", storage, authority, credentials)
     finally:
         server.terminate()
         server.wait()
+        keep_silent(port)
 
 
 def _certificates(directory: Path) -> Path:

@@ -19,7 +19,7 @@ import pytest
 from soliton.build.emulation import has_tables
 from soliton.images.architecture import elf_head, host_architecture, runnable
 from tests.system.judges import listing
-from tests.system.program import Program, Result
+from tests.system.program import AMPLE, Program, Result
 
 #: Where programs of the administrator are, and no qemu.
 NO_EMULATORS = "/usr/sbin:/sbin"
@@ -355,8 +355,8 @@ def test_another_interpreter(soliton: Program) -> None:
 
 
 def test_what_post_leaves_running_does_not_keep_the_build(soliton: Program) -> None:
-    write(soliton, "Bootstrap: busybox\n%post\n  sleep 1000 &\n  echo done\n")
-    soliton("build", "image.sif", "recipe.def", timeout=60).ok()
+    write(soliton, "Bootstrap: busybox\n%post\n  sleep 100000 &\n  echo done\n")
+    soliton("build", "image.sif", "recipe.def").ok()
 
 
 def test_post_reads_no_input(soliton: Program) -> None:
@@ -681,7 +681,7 @@ def test_an_interrupted_build_leaves_nothing(soliton: Program, number: int) -> N
     assert process.stdout is not None
     assert process.stdout.readline() == b"started\n"
     os.kill(process.pid, number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=AMPLE)
     assert process.returncode in (128 + number, -number)
     assert names(soliton) == {"recipe.def"}
 
@@ -692,7 +692,7 @@ def test_a_build_interrupted_anywhere_leaves_nothing_or_an_image(everything: Pro
     process = soliton.start("build", "image.sif", "recipe.def")
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=AMPLE)
     left = names(soliton) - {"recipe.def", "a file", "pre.log", "setup.log"}
     assert left == {"image.sif"} or (process.returncode and not left)
     if left:
@@ -703,7 +703,7 @@ def test_two_builds_at_once(everything: Program) -> None:
     soliton = everything
     builds = [soliton.start("build", f"image {n}.sif", "recipe.def") for n in range(2)]
     for build in builds:
-        _, err = build.communicate(timeout=120)
+        _, err = build.communicate(timeout=AMPLE)
         assert build.returncode == 0, err.decode()
     for n in range(2):
         assert soliton("test", f"image {n}.sif").ok().out == "the test ran\n"

@@ -12,7 +12,7 @@ from tests.system.program import Program
 
 def build(soliton: Program, base: Path, post: str) -> Path:
     (soliton.cwd / "recipe.def").write_text(f"Bootstrap: localimage\nFrom: {base}\n%post\n{post}")
-    soliton("build", "image.sif", "recipe.def", timeout=600).ok()
+    soliton("build", "image.sif", "recipe.def").ok()
     return soliton.cwd / "image.sif"
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.system.judges import listing
 from tests.system.program import Program, Result
+from tests.system.registry import keep_silent
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def test_an_address_counts_by_what_is_there(project: Program, site: http.server.
     assert wrong.status == 255 and f"its digest is {digest}" in wrong.err
     site.shutdown()
     site.server_close()
+    keep_silent(site.server_port)
     gone = build(project, text).ok()
     assert "what it gave before is taken" in gone.err
     refused = build(project, "ADD https://example.org/model.git#v1 /model\n")

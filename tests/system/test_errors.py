@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program, Result, interrupt
+from tests.system.program import Program, Result, eventually, interrupt
 
 
 def fatal(result: Result) -> str:
@@ -164,13 +164,14 @@ def test_interrupting_a_build_leaves_nothing(soliton: Program) -> None:
     seen = b""
     os.set_blocking(process.stdout.fileno(), False)
     os.set_blocking(process.stderr.fileno(), False)
-    import time
 
-    for _ in range(600):
+    def has_started() -> bool:
+        nonlocal seen
+        assert process.stdout is not None and process.stderr is not None
         seen += (process.stdout.read() or b"") + (process.stderr.read() or b"")
-        if b"started" in seen.replace(b"echo started", b""):
-            break
-        time.sleep(0.1)
+        return b"started" in seen.replace(b"echo started", b"")
+
+    eventually(has_started, lambda: repr(seen))
     result = interrupt(process)
     assert result.status in (130, -2), (result, seen)
     assert [p.name for p in soliton.cwd.iterdir()] == ["long.def"]

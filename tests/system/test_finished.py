@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.system.conftest import busybox_tar
-from tests.system.program import Program
-from tests.system.registry import Registry, serve
-from tests.system.test_instances import eventually
+from tests.system.program import Program, eventually
+from tests.system.registry import Registry, keep_silent, serve
 from tests.zoo import GZIP, Layer, write_layout
 
 _LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
@@ -122,6 +121,7 @@ def shelf() -> Iterator[Shelf]:
         def stop() -> None:
             server.shutdown()
             server.server_close()
+            keep_silent(server.server_address[1])
 
         shelf.stop = stop
         yield shelf

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system.program import AMPLE, Program
 from tests.system.registry import free_port
 from tests.system.test_limits import FILE as LIMITS
 from tests.system.test_limits import delegated
@@ -199,7 +199,7 @@ def work_through(
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=AMPLE,
         )
         refused = refusal(line, has_subordinate_ids)
         if refused is None:

@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 
 from soliton.site import cgroups
 from tests.system import repositories
-from tests.system.program import Program, Result, interrupt
+from tests.system.program import Program, Result, eventually, interrupt
 from tests.zoo import PLAIN, write_layout
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -62,16 +61,6 @@ def instances(soliton: Program) -> Iterator[Program]:
     alone("instance", "stop", "--all", "--force")
     eventually(lambda: not processes(soliton), lambda: f"left: {processes(soliton)}")
     assert not list(soliton.home.glob(".apptainer/instances/app/*/*/*"))
-
-
-def eventually(
-    condition: Callable[[], object], say: Callable[[], str] = lambda: "it never came about"
-) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError(say())
 
 
 #: Of every monitor that was seen: each leads a session, which all processes of its container stay in.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.program import Program, Result, find_program
+from tests.system.program import AMPLE, Program, Result, find_program
 
 REPLACED = "was replaced while it was being started"
 
@@ -49,7 +49,7 @@ def launched(soliton: Program, plan: dict[str, Any]) -> Result:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=AMPLE,
         check=False,
     )
     os.close(request)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
-from tests.system.test_instances import eventually, names
+from tests.system.program import Program, eventually
+from tests.system.test_instances import names
 
 #: Starts as many commands as it is told at once, as mpirun does on a node, and waits for all.
 LAUNCHER = """

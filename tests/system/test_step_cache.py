@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system.program import AMPLE, Program
 
 RECIPE = """\
 Bootstrap: localimage
@@ -100,7 +100,7 @@ def test_a_setup_always_runs_but_what_follows_only_if_it_wrote_something_else(
 
 def test_two_builds_share_a_cache_and_one_that_is_full_is_emptied(soliton: Program, recipe: Path) -> None:
     both = [soliton.start("build", f"{name}.sif", "recipe.def") for name in ("a", "b")]
-    assert [child.wait(240) for child in both] == [0, 0]
+    assert [child.wait(AMPLE) for child in both] == [0, 0]
     one, two = ((soliton.cwd / f"{name}.sif").read_bytes() for name in ("a", "b"))
     assert one == two
     layers = soliton.home / "cache" / "steps" / "layers"
@@ -132,7 +132,7 @@ def test_builds_at_once_do_not_take_room_from_each_other(soliton: Program, recip
             for number in range(4)
         ]
         for build in builds:
-            _, err = build.communicate(timeout=240)
+            _, err = build.communicate(timeout=AMPLE)
             assert build.returncode == 0, err.decode()
     images = {path.read_bytes() for path in soliton.cwd.glob("??.sif")}
     assert len(images) == 1
