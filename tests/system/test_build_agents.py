@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -154,7 +155,9 @@ def engine(directory: Path) -> Iterator[str]:
     )
     podman = ["podman", "--cgroup-manager=cgroupfs", "--events-backend=file"]
     subprocess.run([*podman, "import", root, "test/box:v1"], check=True, capture_output=True, env=environment)
-    address = directory / "engine.sock"
+    # The name of a socket may not be as long as that of a directory of tests.
+    place = tempfile.TemporaryDirectory(prefix="soliton-engine-", dir="/tmp")
+    address = Path(place.name, "engine.sock")
     service = subprocess.Popen(
         [*podman, "system", "service", "--time=0", f"unix://{address}"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -166,6 +169,7 @@ def engine(directory: Path) -> Iterator[str]:
     finally:
         service.terminate()
         service.wait()
+        place.cleanup()
         subprocess.run(
             ["podman", "unshare", "rm", "-rf", directory / "graph", directory / "run"],
             check=False, capture_output=True, env=environment,

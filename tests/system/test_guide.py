@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system.program import Program, eventually
 from tests.system.test_overlays import tool
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
@@ -97,4 +97,4 @@ def test_the_chapter_on_building_works_as_it_stands(
             (kept,) = temporary.iterdir()
             shutil.rmtree(kept, ignore_errors=True)
             subprocess.run(["unshare", "-Ur", "rm", "-rf", kept], check=True)
-    assert not list(temporary.iterdir())
+    eventually(lambda: not list(temporary.iterdir()), lambda: f"left: {list(temporary.iterdir())}")

@@ -184,7 +184,7 @@ def test_a_key_does_not_tell_secrets(soliton: Program, recipe: Path) -> None:
 def test_a_failure_is_told_with_its_line_and_its_log(soliton: Program, recipe: Path) -> None:
     recipe.write_text(
         recipe.read_text().replace(
-            "    echo three", "    seq 100\n    if true; then\n        false\n    fi\n#"
+            "    echo three", "    seq 100 >&2\n    if true; then\n        false\n    fi\n#"
         )
     )
     failed = soliton("build", "image.sif", "recipe.def")

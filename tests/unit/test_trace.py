@@ -24,6 +24,14 @@ def test_marks_are_taken_out_in_pieces_of_any_size(size: int, output: bytes, tmp
     assert (tmp_path / "log").read_bytes() == shown
 
 
+def test_what_a_command_prints_may_be_read_before_the_shell_s_first_word() -> None:
+    watch = Watch(script=["echo a", "date"])
+    assert (
+        watch.pass_on(3, b"a\n") + watch.pass_on(4, b"+ PS4='+\x1d${LINENO-}\x1d '\n+ echo a\n")
+        == b"a\n+ echo a\n"
+    )
+
+
 def test_without_numbers_everything_passes() -> None:
     assert Watch().pass_on(4, OUTPUT) == OUTPUT
 

@@ -36,7 +36,8 @@ class Watch:
         self._script = script
         self._commands: deque[str] = deque(maxlen=_MOST_COMMANDS)
         self._held: dict[int, bytes] = {}
-        self._first = True
+        #: Streams of which something has come: the other one may be read before that of the shell.
+        self._heard: set[int] = set()
         self._left = LARGEST_LOG
         self._log = -1
         if log is not None:
@@ -71,14 +72,14 @@ class Watch:
 
     def _without_marks(self, source: int, data: bytes) -> bytes:
         data = self._held.pop(source, b"") + data
-        if self._first and data.startswith(b"+"):
+        if source not in self._heard and data.startswith(b"+"):
             # The shell tells of FIRST itself: before it counts, or with it.
             line, end, rest = data.partition(b"\n")
             if not end and len(data) < _LONGEST_FIRST:
                 self._held[source] = data
                 return b""
             data = rest if b" PS4=" in line and b"LINENO" in line else data
-        self._first = False
+        self._heard.add(source)
         for match in _NUMBER.finditer(data):
             if match[1]:
                 self._line = int(match[1]) - 1
