@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::launch::kernel;
 use crate::{shortcut, store};
 
 /// Tells Python which program handed over.
@@ -55,6 +56,8 @@ pub fn to_python(name: &OsStr, arguments: Vec<OsString>, names: Option<&shortcut
         command.env(NO_CTYPE_VARIABLE, "1");
     }
     command.arg("--invoked-as").arg(name).args(arguments).env(CORE_VARIABLE, &own);
+    // An interpreter that is only just starting answers Ctrl-C with a page of its own affairs, or not at all. `run` lets it through.
+    kernel::hold(libc::SIGINT);
     let error = command.exec();
     eprintln!("FATAL:   {} cannot be started: {error}", interpreter.python.display());
     255

@@ -166,6 +166,17 @@ pub fn block_signals(all: bool) {
     }
 }
 
+/// Keeps a signal waiting, here and in the program that takes this one's place, until that lets it through.
+pub fn hold(signal: i32) {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the set is initialised by the first call before the others use it.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// kill(2).
 pub fn kill(pid: Pid, signal: i32) {
     // SAFETY: sending a signal touches no memory. A target that is gone is no concern of the sender.

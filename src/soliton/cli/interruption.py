@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 
@@ -23,6 +24,8 @@ class Ended(KeyboardInterrupt):
 
 
 _asked = 0
+#: Seconds after which an end is asked for anew that came at a bad moment.
+_AGAIN = 0.001
 
 
 def end_cleanly() -> None:
@@ -30,11 +33,15 @@ def end_cleanly() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
+    sys.unraisablehook = _lost
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     """The first one raises, the second is too much, the third ends at once whatever is left."""
     global _asked
+    if _is_within(_lost, frame):
+        _come_again(number)
+        return
     _asked += 1
     if _asked == 1:
         raise Ended(number)
@@ -44,3 +51,28 @@ def _end(number: int, frame: FrameType | None) -> None:
         return
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _lost(what: sys.UnraisableHookArgs) -> None:
+    """Exceptions count for nothing where the interpreter calls on its own account, as it does behind every import: there an
+    end would be a trace on the screen and nothing else. It comes again a moment later."""
+    global _asked
+    if isinstance(what.exc_value, Ended):
+        _asked = 0
+        _come_again(what.exc_value.number)
+    else:
+        sys.__unraisablehook__(what)
+
+
+def _come_again(number: int) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+
+def _is_within(function: Callable[..., object], frame: FrameType | None) -> bool:
+    """Whether a frame is the function's, or of something that it has called."""
+    while frame is not None:
+        if frame.f_code is function.__code__:
+            return True
+        frame = frame.f_back
+    return False

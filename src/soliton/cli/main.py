@@ -41,6 +41,7 @@ def run(words: Sequence[str]) -> int:
     path: tuple[str, ...] = ()
     try:
         try:
+            let_interruptions_through()
             configure({}, os.environ)
             if words[:1] == ["--report-failure"] and len(words) == 2:
                 return report_failure(words[1])
@@ -76,6 +77,13 @@ def run(words: Sequence[str]) -> int:
             return FAILURE
     except KeyboardInterrupt as ended:
         return die_quietly(getattr(ended, "number", 2))
+
+
+def let_interruptions_through() -> None:
+    """A Ctrl-C that has come since the call waits until now, when it ends the program without a word (core/src/handover.rs)."""
+    import _signal  # type: ignore[import-not-found]
+
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
 def called_as(words: Sequence[str]) -> tuple[str, Sequence[str]]:
