@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system import processes
+from tests.system.program import AMPLE, Program, eventually
 from tests.system.test_overlays import tool
 
 TYPES = ["host", "host-daemon", "container", "container-daemon"]
@@ -42,24 +43,17 @@ def spec(kind: str, image: Path, place: str = "/mnt") -> str:
     return f"{kind}:squashfuse_ll {served} {place}"
 
 
-def servers(image: Path) -> list[str]:
+def servers() -> list[int]:
     found = []
-    for process in Path("/proc").iterdir():
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
-        except OSError:
-            continue
-        if words and words[0].endswith(b"squashfuse_ll") and any(b"data.sqfs" in word for word in words[1:]):
-            found.append(process.name)
+    for pid in processes.own():
+        program, *words = processes.command_of(pid) or [""]
+        if program.endswith("squashfuse_ll") and any("data.sqfs" in word for word in words):
+            found.append(pid)
     return found
 
 
-def none_is_left(image: Path) -> bool:
-    for _ in range(400):
-        if not servers(image):
-            return True
-        time.sleep(0.05)
-    return False
+def require_none() -> None:
+    eventually(lambda: not servers(), lambda: f"left: {servers()}")
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -73,11 +67,11 @@ def test_a_program_serves_a_place_as_long_as_the_container_lives(
     assert mounted.startswith("squashfuse_ll /mnt fuse.fusemount ")
     # The payload has none of it: 3 is the listing's own.
     assert descriptors == ["0", "1", "2", "3"]
-    assert none_is_left(image)
+    require_none()
     # Through the variable, and beside the option.
     again = soliton.having(APPTAINER_FUSESPEC=spec(kind, image))
     assert again("exec", "--containall", image, "cat", "/mnt/f").ok().out == "served\n"
-    assert none_is_left(image)
+    require_none()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -88,10 +82,10 @@ def test_a_container_that_is_killed_takes_its_programs_with_it(
     container = soliton.start("exec", *words)
     assert container.stdout is not None
     assert container.stdout.readline() == b"served\n"
-    assert servers(image)
+    assert servers()
     container.kill()
     container.wait()
-    assert none_is_left(image)
+    require_none()
 
 
 def test_a_program_that_is_killed_is_an_error_of_the_files_and_not_of_the_container(
@@ -101,11 +95,12 @@ def test_a_program_that_is_killed_is_an_error_of_the_files_and_not_of_the_contai
     container = soliton.start("exec", "--fusemount", spec("host", image), image, "sh", "-c", script)
     assert container.stdout is not None
     assert container.stdout.readline() == b"served\n"
-    for number in servers(image):
-        os.kill(int(number), signal.SIGKILL)
-    assert none_is_left(image)
+    for number in servers():
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    require_none()
     (soliton.cwd / "go").touch()
-    out, _ = container.communicate(timeout=120)
+    out, _ = container.communicate(timeout=AMPLE)
     assert (out, container.returncode) == (b"gone\n", 0)
 
 
@@ -117,7 +112,7 @@ def test_several_and_an_instance(soliton: Program, image: Path) -> None:
         assert alone("exec", "instance://served", "cat", "/mnt/f", "/srv/f").ok().out == "served\nserved\n"
     finally:
         alone("instance", "stop", "served").ok()
-    assert none_is_left(image)
+    require_none()
 
 
 @pytest.mark.parametrize(
@@ -140,4 +135,4 @@ def test_what_cannot_be_served_starts_nothing(soliton: Program, image: Path, giv
     assert what in failed.err
     own = [line for line in failed.err.splitlines() if line.startswith(("FATAL:", "         "))]
     assert len(own) <= 3
-    assert none_is_left(image)
+    require_none()

@@ -18,7 +18,8 @@ import pytest
 
 from soliton.site import cgroups
 from tests.system import repositories
-from tests.system.program import Program, Result, eventually, interrupt
+from tests.system.processes import ended, own, status
+from tests.system.program import AMPLE, Program, Result, eventually, interrupt
 from tests.zoo import PLAIN, write_layout
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -57,6 +58,8 @@ def instances(soliton: Program) -> Iterator[Program]:
     """The program; whatever runs at the end of the test is stopped, and nothing remains."""
     # A server that images share outlives those whom it serves by a while.
     alone = soliton.having(SOLITON_IMAGE_SERVER="off")
+    # Their numbers may be others' by now.
+    SESSIONS.clear()
     yield alone
     alone("instance", "stop", "--all", "--force")
     eventually(lambda: not processes(soliton), lambda: f"left: {processes(soliton)}")
@@ -71,31 +74,27 @@ def processes(soliton: Program) -> set[int]:
     """Processes of soliton that have not ended and were started with this home."""
     mark = f"HOME={soliton.home}".encode()
     found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            if not entry.name.isdigit() or entry.stat().st_uid not in (os.getuid(), 0):
+    for pid in own():
+        with contextlib.suppress(OSError):
+            fields = status(pid)
+            if not fields.get("Name", "").startswith("soliton"):
                 continue
-            name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
-            state, session = rest.split()[0], int(rest.split()[3])
-            if state in "ZX" or not name.startswith("soliton"):
-                continue
-            if session == int(entry.name) and is_monitor(entry, Path("/proc", rest.split()[1]), soliton):
+            session = os.getsid(pid)
+            if session == pid and is_monitor(pid, Path("/proc", fields["PPid"]), soliton):
                 SESSIONS.add(session)
-            if session in SESSIONS or mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.add(int(entry.name))
-        except OSError:
-            continue
+            if session in SESSIONS or mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
     return found
 
 
-def is_monitor(process: Path, parent: Path, soliton: Program) -> bool:
+def is_monitor(pid: int, parent: Path, soliton: Program) -> bool:
     """Whether it is one of this home's: nobody may look into it, so its starter and its record tell."""
     with contextlib.suppress(OSError):
         if f"HOME={soliton.home}".encode() in (parent / "environ").read_bytes().split(b"\0"):
             return True
     for path in soliton.home.glob(f".apptainer/instances/app/*/{ME}/*/*.json"):
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text())["ppid"] == int(process.name):
+            if json.loads(path.read_text())["ppid"] == pid:
                 return True
     return False
 
@@ -120,13 +119,6 @@ def begin(soliton: Program, *words: str | Path) -> None:
     """Starts an instance of the service, and waits until it listens to signals."""
     soliton("instance", "start", *words).ok()
     eventually(lambda: "started" in log(soliton, str(words[-1])))
-
-
-def ends(number: object) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
-    except OSError:
-        return True
 
 
 def fatal(result: Result) -> str:
@@ -173,14 +165,15 @@ def test_an_image_is_booted(instances: Program, machine: Path) -> None:
     # An orphan is process 1's, and is reaped when it ends.
     orphan = said("(sleep 0.2 >/dev/null 2>&1 & echo $!)")
     eventually(lambda: said(f"test -e /proc/{orphan} || echo gone") == "gone")
+    eventually(lambda: said("pidof sleep || :"))
     first = said("pidof sleep")
     said(f"kill {first}")
     eventually(lambda: said("pidof sleep || :") not in ("", first))
     pid = record(instances, "box")["pid"]
-    result = instances("instance", "stop", "--timeout", "30", "box").ok()
+    result = instances("instance", "stop", "--timeout", "120", "box").ok()
     assert "Killing" not in result.err
     assert "going down" in log(instances, "box")
-    assert ends(pid) and names(instances) == []
+    assert ended(pid) and names(instances) == []
 
 
 def test_an_init_can_power_off_and_dies_with_its_monitor(instances: Program, machine: Path) -> None:
@@ -188,11 +181,11 @@ def test_an_init_can_power_off_and_dies_with_its_monitor(instances: Program, mac
     eventually(lambda: "system is up" in log(instances, "box"))
     pid = record(instances, "box")["pid"]
     instances.once()("exec", "instance://box", "poweroff")
-    eventually(lambda: ends(pid) and names(instances) == [])
+    eventually(lambda: ended(pid) and names(instances) == [])
     instances("instance", "start", "--boot", machine, "box").ok()
     known = record(instances, "box")
     os.kill(int(str(known["ppid"])), signal.SIGKILL)
-    eventually(lambda: ends(known["pid"]))
+    eventually(lambda: ended(known["pid"]))
     assert names(instances) == []
     # An explicit signal is what the init gets; this one it does not know, and after the timeout it is killed.
     instances("instance", "start", "--boot", machine, "box").ok()
@@ -258,11 +251,11 @@ def test_systemd_boots_looks_after_services_and_shuts_down(
     assert [line.split()[0] for line in failed.splitlines()] == (
         [] if has_subordinate_ids else ["other.service"]
     )
-    result = instances("instance", "stop", "--timeout", "60", "box").ok()
+    result = instances("instance", "stop", "--timeout", "240", "box").ok()
     assert "Killing" not in result.err
     assert (notes / "stopped").read_text() == "in order\n"
     assert said("other", "systemctl", "is-active", "work.service") == "active"
-    instances("instance", "stop", "--timeout", "60", "other").ok()
+    instances("instance", "stop", "--timeout", "240", "other").ok()
     left = [
         entry
         for entry in set(os.listdir(group)) - before
@@ -350,6 +343,7 @@ def test_a_life(instances: Program, service: Path) -> None:
     assert instances("shell", "instance://web.1", stdin="echo $((6*7))\n").ok().out.strip().endswith("42")
     assert instances("exec", "instance://web.1", "sh", "-c", "exit 7").status == 7
 
+    eventually(lambda: "started" in log(instances, "web.1"))
     stopped = instances("instance", "stop", "web.1").ok()
     assert stopped.err == f"INFO:    Stopping web.1 instance of {service} (PID={pid})\n"
     assert log(instances, "web.1") == "started: one two\nended by INT\n"
@@ -522,7 +516,9 @@ def test_of_many_starts_of_one_name_one_wins(instances: Program, service: Path) 
     assert sorted(status for _, _, status in outcomes) == [0] + [255] * 5
     assert names(instances) == ["one"]
     # And when a stale record is in the way of all.
-    os.kill(int(str(record(instances, "one")["ppid"])), signal.SIGKILL)
+    monitor = int(str(record(instances, "one")["ppid"]))
+    os.kill(monitor, signal.SIGKILL)
+    eventually(lambda: ended(monitor))
     starts = [instances.start("instance", "start", service, "one") for _ in range(6)]
     outcomes = [(*process.communicate(), process.returncode) for process in starts]
     assert sorted(status for _, _, status in outcomes) == [0] + [255] * 5
@@ -536,10 +532,10 @@ def test_when_one_of_its_processes_is_killed(instances: Program, service: Path, 
     victim = {"monitor": known["ppid"], "init": known["pid"], "payload": payload[0]}[who]
     os.kill(int(str(victim)), signal.SIGKILL)
     if who == "payload":
-        eventually(lambda: ends(payload[0]))
+        eventually(lambda: ended(payload[0]))
         assert names(instances) == ["a"]
         instances("instance", "stop", "a").ok()
-    eventually(lambda: all(ends(number) for number in (known["ppid"], known["pid"], *payload)))
+    eventually(lambda: all(ended(number) for number in (known["ppid"], known["pid"], *payload)))
     assert names(instances) == []
 
 
@@ -678,9 +674,9 @@ def test_a_command_inside_ends_with_the_instance_and_by_signals(instances: Progr
     other = instances.start("exec", "instance://a", "sleep", "1000")
     eventually(lambda: instances("exec", "instance://a", "ps").out.count("sleep 1000") >= 2)
     joined.terminate()
-    assert joined.wait(60) == 128 + signal.SIGTERM
+    assert joined.wait(AMPLE) == 128 + signal.SIGTERM
     instances("instance", "stop", "a").ok()
-    assert other.wait(60) != 0
+    assert other.wait(AMPLE) != 0
     for process in (joined, other):
         process.communicate()
 

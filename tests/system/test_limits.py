@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system.program import AMPLE, Program, eventually
 from tests.system.test_errors import fatal
 
 FILE = '[[hugepageLimits]]\npageSize = "2MB"\nlimit = 4194304\n'
@@ -42,6 +42,8 @@ def test_a_limit_holds_or_is_refused(soliton: Program, busybox_sif: Path) -> Non
     group = above / result.ok().out.strip().rpartition("/")[2]
     assert group.name.startswith("soliton-")
     assert (group / "hugetlb.2MB.max").read_text() == "4194304\n"
+    # Who served the container's files ends after it.
+    eventually(lambda: not (group / "cgroup.procs").read_text())
     # An instance, and who joins it.
     soliton("instance", "start", "--apply-cgroups", "limits.toml", busybox_sif, "limited").ok()
     try:
@@ -85,7 +87,7 @@ WITH_SYSTEMD = """
 mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/system
 /lib/systemd/systemd --user > "$XDG_RUNTIME_DIR/log" 2>&1 &
 manager=$!
-for i in $(seq 100); do busctl --user status org.freedesktop.systemd1 > /dev/null 2>&1 && break; sleep 0.1; done
+for i in $(seq 1000); do busctl --user status org.freedesktop.systemd1 > /dev/null 2>&1 && break; sleep 0.1; done
 "$@"
 status=$?
 kill $manager
@@ -116,7 +118,7 @@ def test_the_user_s_systemd_gives_a_scope() -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=AMPLE,
         check=False,
     )
     log = (runtime / "log").read_text() if (runtime / "log").exists() else ""

@@ -7,14 +7,14 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system import processes
+from tests.system.program import AMPLE, Program, eventually
 from tests.system.registry import free_port
 
 HELPERS = ("pasta", "slirp4netns")
@@ -24,7 +24,7 @@ HELPERS = ("pasta", "slirp4netns")
 def answering(text: bytes) -> Iterator[int]:
     """A server on the loopback that says one thing to everybody; its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(60)
+        server.settimeout(AMPLE)
 
         def serve() -> None:
             try:
@@ -36,14 +36,6 @@ def answering(text: bytes) -> Iterator[int]:
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(100):
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def descendants(program: int) -> set[int]:
@@ -90,7 +82,7 @@ server = socket.create_server(("203.0.113.5", 7070)); print("ready", flush=True)
         until grep -q ready "$1"; do sleep 0.1; done
         # Input that does not end: old versions of pasta lose what arrives after the client's half has been closed.
         mkfifo "$1.input"
-        "$SOLITON" exec --net "$2" busybox nc -w 20 203.0.113.5 7070 0<> "$1.input"
+        "$SOLITON" exec --net "$2" busybox nc -w 100 203.0.113.5 7070 0<> "$1.input"
     """
     words = ["unshare", "--user", "--net", "--map-current-user", "--keep-caps", "sh", "-c", script, "sh"]
     done = subprocess.run(
@@ -103,7 +95,7 @@ server = socket.create_server(("203.0.113.5", 7070)); print("ready", flush=True)
         cwd=soliton.cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=AMPLE,
     )
     assert (done.returncode, done.stdout) == (0, "answer"), done.stderr
 
@@ -118,15 +110,14 @@ def test_a_port_of_the_host_leads_inside(soliton: Program, busybox_sif: Path) ->
     def ask() -> bool:
         nonlocal heard
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=AMPLE) as connection:
                 heard = connection.recv(100)
         except OSError:
             return False
         return bool(heard)
 
-    assert eventually(ask), process.communicate(timeout=10)
-    assert heard == b"inside\n"
-    assert process.wait(timeout=30) == 0
+    eventually(lambda: ask() or process.poll() is not None)
+    assert (process.wait(timeout=AMPLE), heard) == (0, b"inside\n"), process.communicate()
 
 
 def test_a_port_in_use_is_told_before_anything_starts(soliton: Program, busybox_sif: Path) -> None:
@@ -142,7 +133,7 @@ def test_the_loopback_of_the_host_is_reached_where_that_is_asked_for(
 ) -> None:
     with answering(b"license") as port:
         # Input that does not end, as above.
-        nc = f"busybox mkfifo $HOME/input-$$; exec busybox nc -w 5 127.0.0.1 {port} 0<> $HOME/input-$$"
+        nc = f"busybox mkfifo $HOME/input-$$; exec busybox nc -w 100 127.0.0.1 {port} 0<> $HOME/input-$$"
         ask = ["sh", "-c", nc]
         arguments = f"hostport={port}/tcp"
         reached = soliton("exec", "--net", "--network-args", arguments, busybox_sif, *ask)
@@ -158,24 +149,16 @@ def test_nothing_of_a_network_outlives_it(
     process = soliton.start("exec", "--network", helper, busybox_sif, "sh", "-c", "echo up; exec sleep 600")
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
-    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(process.pid)}
-    keeper = next(pid for pid, name in names.items() if name == "soliton-net")
+    keeper = next(pid for pid in descendants(process.pid) if processes.name_of(pid) == "soliton-net")
     carriers = descendants(keeper) - {keeper}
-    assert carriers
-    os.kill({"container": process.pid, "keeper": keeper, "helper": min(carriers)}[victim], signal.SIGKILL)
+    carrier = next(pid for pid in carriers if processes.status(pid).get("PPid") == str(keeper))
+    os.kill({"container": process.pid, "keeper": keeper, "helper": carrier}[victim], signal.SIGKILL)
     gone = carriers | {keeper}
     try:
-        assert eventually(lambda: not any(alive(pid) for pid in gone))
+        eventually(lambda: all(processes.ended(pid) for pid in gone))
     finally:
         process.kill()
-        process.communicate(timeout=30)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+        process.communicate(timeout=AMPLE)
 
 
 def test_the_network_of_another_container_can_be_joined(soliton: Program, busybox_sif: Path) -> None:
@@ -189,7 +172,7 @@ def test_the_network_of_another_container_can_be_joined(soliton: Program, busybo
         assert inside.out.strip() == os.readlink(place)
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=AMPLE)
 
 
 def test_a_namespace_that_cannot_be_joined_is_named(soliton: Program, busybox_sif: Path) -> None:

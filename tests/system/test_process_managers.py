@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system.program import AMPLE, Program
 
 #: Talks PMI-1 with the process manager, and says which descriptors there are.
 TALK = """\
@@ -35,7 +35,7 @@ def test_ranks_talk_with_mpich(soliton: Program, busybox_sif: Path, words: tuple
             env=soliton.environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=AMPLE,
         )
         answer = "cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=0, cmd=finalize_ack"
         assert sorted(result.stdout.splitlines()) == [f"{rank}: {answer}" for rank in range(2)], result
@@ -54,7 +54,7 @@ def test_nothing_but_a_socket_of_the_callers_is_handed_on(soliton: Program, busy
                 pass_fds=(there.fileno(), file.fileno()),
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=AMPLE,
             )
             assert result.returncode == 0, result
             return result.stdout.strip()

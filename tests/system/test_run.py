@@ -6,13 +6,13 @@ import os
 import pwd
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program
+from tests.system import processes
+from tests.system.program import AMPLE, Program, eventually
 
 
 def test_limits_that_leave_no_room_to_start_are_named(soliton: Program, busybox_sif: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_user_inside_is_the_user_outside(soliton: Program, busybox_sif: Path
 
 def test_home_and_working_directory_are_there_and_writable(soliton: Program, busybox_sif: Path) -> None:
     soliton(
-        "exec", busybox_sif, "sh", "-c", "pwd > from-inside; touch /tmp/soliton-$$ && rm /tmp/soliton-$$"
+        "exec", busybox_sif, "sh", "-c", "pwd > from-inside; touch /tmp/of-a-test-$$ && rm /tmp/of-a-test-$$"
     ).ok()
     assert (soliton.cwd / "from-inside").read_text() == f"{soliton.cwd}\n"
 
@@ -187,31 +187,11 @@ def test_images_of_another_implementation_run(soliton: Program, foreign: Path, n
 
 
 def _processes_of(marker: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+    return [pid for pid in processes.own() if marker in " ".join(processes.command_of(pid))]
 
 
 def _image_servers() -> set[int]:
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if not (entry / "comm").read_text().startswith("soliton-image"):
-                    continue
-                # The entry itself is root's where nobody may look into the process.
-                status = (entry / "status").read_text()
-                if status.partition("\nUid:")[2].split()[0] == str(os.getuid()):
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found
+    return {pid for pid in processes.own() if processes.name_of(pid).startswith("soliton-image")}
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -222,15 +202,8 @@ def test_no_process_outlives_the_container(
     """Nor, for longer than it was told to, the server that would give the image to others."""
     before = _image_servers()
     process = soliton.having(SOLITON_IMAGE_SERVER=idle).start("exec", "--pid", image, "sleep", "98765")
-    for _ in range(100):
-        if _processes_of("98765"):
-            break
-        time.sleep(0.05)
+    eventually(lambda: any(processes.command_of(pid) == ["sleep", "98765"] for pid in _processes_of("98765")))
     os.kill(process.pid, how)
-    process.wait(timeout=20)
-    for _ in range(100):
-        if not _processes_of("98765") and not (_image_servers() - before):
-            break
-        time.sleep(0.05)
-    assert not _processes_of("98765")
-    assert not (_image_servers() - before)
+    process.wait(timeout=AMPLE)
+    eventually(lambda: not _processes_of("98765"))
+    eventually(lambda: not (_image_servers() - before))

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.system import processes
 from tests.system.conftest import busybox_tar
-from tests.system.program import Program
+from tests.system.program import AMPLE, Program, eventually
 from tests.zoo import PLAIN, write_layout
 
 _NAMESPACE = ("readlink", "/proc/self/ns/user")
@@ -28,31 +30,23 @@ def own(soliton: Program, tmp_path: Path) -> Iterator[Program]:
     program = soliton.having(XDG_RUNTIME_DIR=str(runtime), SOLITON_IMAGE_SERVER="60")
     yield program
     for pid in servers_of(tmp_path) + holders(program):
-        os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not servers_of(tmp_path) and not holders(program))
 
 
 def servers_of(folder: Path) -> list[int]:
-    """Servers that have an image below this folder open."""
+    """Servers that have an image below this folder open. What one of them has begun for a moment is in its session."""
+
+    def is_below(descriptor: Path) -> bool:
+        return os.readlink(descriptor).startswith(f"{folder}/")
+
     found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "comm").read_text() == "soliton-image\n":
-                files = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-                if any(name.startswith(f"{folder}/") for name in files):
-                    found.append(int(entry.name))
-        except OSError:
-            continue
+    for pid in processes.own():
+        with suppress(ProcessLookupError):
+            if processes.name_of(pid) == "soliton-image" and os.getsid(pid) == pid:
+                found += [pid] if processes.has_open(pid, is_below) else []
     return found
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within ten seconds")
 
 
 def sockets(program: Program) -> list[str]:
@@ -64,8 +58,12 @@ def holders(program: Program) -> list[int]:
     """Processes that hold nothing but a user namespace."""
     folder = Path(program.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts"
     links = [p for p in folder.iterdir() if p.is_symlink()] if folder.exists() else []
-    found = [int(os.readlink(link).partition(":")[0]) for link in links]
-    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+    found = []
+    for link in links:
+        with suppress(FileNotFoundError):
+            found.append(int(os.readlink(link).partition(":")[0]))
+    # The number of one that has ended may be another's.
+    return [pid for pid in found if processes.name_of(pid) == "soliton-ranks"]
 
 
 def listed(program: Program) -> dict[str | None, int]:
@@ -136,10 +134,10 @@ def test_the_server_outlives_who_started_it_and_containers_outlive_the_server_s_
     )
     assert running.stdout and running.stdout.readline() == b"in\n"
     # Idle from its first moment on, it takes its door away, and goes on for the container.
-    wait_until(lambda: servers_of(tmp_path) and not sockets(program))
-    out, _ = running.communicate(b"\n", timeout=60)
+    eventually(lambda: servers_of(tmp_path) and not sockets(program))
+    out, _ = running.communicate(b"\n", timeout=AMPLE)
     assert out == b"/bin/busybox\n"
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
 
 
 _ROOT = ("stat", "-c", "%d", "/")
@@ -210,25 +208,26 @@ def test_what_starts_late_in_a_long_job_shares_too(
     program = own.having(SOLITON_IMAGE_SERVER="1")
     running = program.start("exec", *options, image, "sh", "-c", "sleep 1000 > /dev/null 2>&1 &")
     assert running.wait() == 0
-    wait_until(lambda: servers_of(tmp_path))
+    eventually(lambda: servers_of(tmp_path))
     server = servers_of(tmp_path)
     time.sleep(2.5)
     program("exec", image, "true").ok()
     assert servers_of(tmp_path) == server
     os.killpg(running.pid, signal.SIGKILL)
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
 
 
 def test_a_server_that_nobody_can_find_any_more_ends(own: Program, image: Path, tmp_path: Path) -> None:
     own.having(SOLITON_IMAGE_SERVER="1")("exec", image, "true").ok()
     shutil.rmtree(Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton")
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
 
 
 def test_mounts_are_listed_and_let_go_of(own: Program, image: Path, tmp_path: Path) -> None:
     name = tmp_path / "an image.sif"
     image.rename(name)
-    running = own.start("exec", name, "sh", "-c", "echo in; sleep 1; cat /etc/passwd")
+    script = "echo in; until [ -e go ]; do sleep 0.1; done; cat /etc/passwd"
+    running = own.start("exec", name, "sh", "-c", script)
     assert running.stdout is not None and running.stdout.readline() == b"in\n"
     (mount,) = json.loads(own("mounts", "list", "--json").ok().out)["mounts"]
     assert (mount["image"], mount["pid"]) == (str(name), servers_of(tmp_path)[0])
@@ -238,14 +237,15 @@ def test_mounts_are_listed_and_let_go_of(own: Program, image: Path, tmp_path: Pa
     assert str(name) in own("mounts", "stop", name).ok().err
     assert json.loads(own("mounts", "list", "--json").ok().out) == {"mounts": []}
     # Who had it, has it.
-    assert b"root:" in running.communicate(timeout=20)[0]
+    (own.cwd / "go").touch()
+    assert b"root:" in running.communicate(timeout=AMPLE)[0]
 
 
 def test_a_server_that_was_killed_is_started_again(own: Program, image: Path, tmp_path: Path) -> None:
     own("instance", "start", image, "bereft").ok()
     (server,) = servers_of(tmp_path)
     os.kill(server, signal.SIGKILL)
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
     lost = own("exec", "instance://bereft", "true")
     assert (lost.status, lost.out) == (255, "")
     assert "the process that serves its files has ended" in lost.err and lost.err.count("\n") <= 3
@@ -296,7 +296,7 @@ def test_different_images_of_one_job_started_at_once_are_in_one_user_namespace(
     assert len(sockets(own)) == len(servers_of(tmp_path)) == 4
     # Each lets go although the others are in its user namespace, and nothing stays behind.
     own("mounts", "stop").ok()
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
     assert not list((runtime / "soliton/mounts").iterdir())
 
 
@@ -309,14 +309,14 @@ def test_an_image_is_let_go_of_while_another_of_the_job_is_in_use(
     other = Path(shutil.copy(image, folder / "other.sif"))
     with short.start("exec", image, "sleep", "98766") as used:
         try:
-            wait_until(lambda: servers_of(tmp_path))
-            wait_until(lambda: Path(f"/proc/{used.pid}/comm").read_text() == "sleep\n")
+            eventually(lambda: servers_of(tmp_path))
+            eventually(lambda: processes.name_of(used.pid) == "sleep")
             assert namespace(short, other).strip() == os.readlink(f"/proc/{used.pid}/ns/user")
-            wait_until(lambda: not servers_of(folder))
+            eventually(lambda: not servers_of(folder))
             assert len(servers_of(tmp_path)) == 1
         finally:
             used.kill()
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
 
 
 @pytest.mark.parametrize("first", ["image", "sandbox"])
@@ -386,20 +386,20 @@ def test_containers_from_directories_are_in_the_user_namespace_of_the_job(
 
 def test_many_from_a_directory_at_once_are_in_one_user_namespace(own: Program, busybox_sandbox: Path) -> None:
     ranks = [own.start("exec", busybox_sandbox, *_NAMESPACE) for _ in range(16)]
-    assert len({rank.communicate(timeout=60)[0] for rank in ranks}) == 1
+    assert len({rank.communicate(timeout=AMPLE)[0] for rank in ranks}) == 1
     assert len(holders(own)) == 1
 
 
 def test_who_holds_a_user_namespace_ends_when_nobody_is_left(own: Program, busybox_sandbox: Path) -> None:
     program = own.having(SOLITON_IMAGE_SERVER="1")
     with program.start("exec", busybox_sandbox, "sleep", "98767") as running:
-        wait_until(lambda: holders(program))
+        eventually(lambda: holders(program) and processes.name_of(running.pid) == "sleep")
         holder = holders(program)
         time.sleep(2.5)
         assert namespace(program, busybox_sandbox).strip() == os.readlink(f"/proc/{running.pid}/ns/user")
         assert holders(program) == holder
         running.kill()
-    wait_until(lambda: not holders(program))
+    eventually(lambda: not holders(program))
     # Without any idle time nobody would hold it for others.
     program.having(SOLITON_IMAGE_SERVER="0")("exec", busybox_sandbox, "true").ok()
     assert not any((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir())
@@ -409,7 +409,7 @@ def test_who_holds_a_user_namespace_may_be_killed(own: Program, busybox_sandbox:
     first = namespace(own, busybox_sandbox)
     (holder,) = holders(own)
     os.kill(holder, signal.SIGKILL)
-    wait_until(lambda: not holders(own))
+    eventually(lambda: not holders(own))
     assert namespace(own, busybox_sandbox) != first
     assert len(holders(own)) == 1
 
@@ -429,7 +429,7 @@ def test_an_instance_counts_as_a_user_although_nobody_may_look_at_it(
     assert namespace(program, path) == inside
     assert servers_of(tmp_path) + holders(program) == served
     program("instance", "stop", "idle").ok()
-    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
+    eventually(lambda: not servers_of(tmp_path) and not holders(program))
 
 
 def test_what_is_left_of_who_asked_keeps_the_image_of_an_overlay(
@@ -437,11 +437,17 @@ def test_what_is_left_of_who_asked_keeps_the_image_of_an_overlay(
 ) -> None:
     program = own.having(SOLITON_IMAGE_SERVER="1")
     # The process that asked has ended; its child has the image as a layer only.
-    program("exec", "--writable-tmpfs", image, "sh", "-c", "sleep 6 >/dev/null 2>&1 &").ok()
-    server = servers_of(tmp_path)
-    time.sleep(2.5)
-    program("exec", image, "true").ok()
-    assert servers_of(tmp_path) == server and len(server) == 1
+    asked = program.start(
+        "exec", "--writable-tmpfs", image, "sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!"
+    )
+    child = int(asked.communicate(timeout=AMPLE)[0])
+    try:
+        server = servers_of(tmp_path)
+        time.sleep(2.5)
+        program("exec", image, "true").ok()
+        assert servers_of(tmp_path) == server and len(server) == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_processes_are_counted_for_the_image_that_they_have(
@@ -459,7 +465,7 @@ def test_processes_are_counted_for_the_image_that_they_have(
     for each in running:
         each.kill()
         each.communicate()
-    wait_until(lambda: not servers_of(tmp_path))
+    eventually(lambda: not servers_of(tmp_path))
     assert not list((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir())
 
 
@@ -471,11 +477,11 @@ def test_what_was_left_by_who_was_killed_goes_with_the_next(
     own("exec", busybox_sandbox, "true").ok()
     for pid in servers_of(tmp_path) + holders(own):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not servers_of(tmp_path) and not holders(own))
+    eventually(lambda: not servers_of(tmp_path) and not holders(own))
     assert list(folder.iterdir())
     other = Path(shutil.copy(image, tmp_path / "other.sif"))
     own.having(SOLITON_IMAGE_SERVER="0")("exec", other, "true").ok()
-    wait_until(lambda: not list(folder.iterdir()))
+    eventually(lambda: not list(folder.iterdir()))
 
 
 def test_starts_that_are_killed_leave_nothing_and_nobody_waits_for_them(
@@ -491,7 +497,7 @@ def test_starts_that_are_killed_leave_nothing_and_nobody_waits_for_them(
             started.kill()
             started.communicate()
         survivors = [program.start("exec", root, "echo", "in") for root in (busybox_sandbox, other, image)]
-        assert [each.communicate(timeout=60) for each in survivors] == [(b"in\n", b"")] * 3
-    wait_until(lambda: not servers_of(tmp_path) and not holders(program))
+        assert [each.communicate(timeout=AMPLE) for each in survivors] == [(b"in\n", b"")] * 3
+    eventually(lambda: not servers_of(tmp_path) and not holders(program))
     program.having(SOLITON_IMAGE_SERVER="0")("exec", image, "true").ok()
-    wait_until(lambda: not list((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir()))
+    eventually(lambda: not list((Path(own.variables["XDG_RUNTIME_DIR"]) / "soliton/mounts").iterdir()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program, eventually
+from tests.system.processes import ended
+from tests.system.program import AMPLE, Program, eventually
 from tests.system.test_instances import names
 
 #: Starts as many commands as it is told at once, as mpirun does on a node, and waits for all.
@@ -43,7 +43,7 @@ def siblings(soliton: Program, count: int, *words: str | Path) -> subprocess.Com
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=AMPLE,
         check=False,
     )
 
@@ -75,7 +75,8 @@ def test_processes_of_other_parents_or_of_other_wishes_are_apart(sharing: Progra
     assert seen[0] == seen[1] != seen[2]
     other = siblings(sharing, 1, "exec", "--sharens", busybox_sif, "sh", "-c", SHOW)
     assert other.stdout.encode() not in seen
-    assert len(names(sharing, "--all")) == 2
+    # The other's has ended with it, a little later.
+    eventually(lambda: len(names(sharing, "--all")) == 2, lambda: str(names(sharing, "--all")))
     assert names(sharing) == []
     # As long as one is there, the container is.
     ready[0].kill()
@@ -97,7 +98,7 @@ def test_output_of_one_ends_although_another_goes_on(sharing: Program, busybox_s
     assert second.stdout is not None
     assert second.stdout.readline() == b"ready\n"
     (sharing.cwd / "go").touch()
-    assert first.communicate(timeout=120)[0] == b"done\n"
+    assert first.communicate(timeout=AMPLE)[0] == b"done\n"
     assert second.poll() is None
     second.kill()
     second.wait()
@@ -122,17 +123,44 @@ def test_a_process_that_is_killed_leaves_nothing(
         for rank in ranks:
             rank.kill()
     for rank in ranks:
-        rank.wait(timeout=120)
+        rank.wait(timeout=AMPLE)
     for number in (int(known["ppid"]), int(known["pid"])):
-        eventually(lambda number=number: is_gone(number))  # type: ignore[misc]
+        eventually(lambda number=number: ended(number))  # type: ignore[misc]
     # The next one finds everything as if nothing had been.
     assert sharing(*words[:-1], "echo again").ok().out == "again\n"
 
 
-def is_gone(number: int) -> bool:
-    with contextlib.suppress(OSError):
-        return "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
-    return True
+#: Starts one command under a program that keeps it for a while from opening the door that it has made, and another meanwhile.
+HASTE = """
+import subprocess, sys, time
+name, *words = sys.argv[1:]
+hold = ["strace", "-D", "-qq", "-o", "/dev/null", "-e", "trace=listen", "-e", "inject=listen:delay_enter=3000000"]
+first = subprocess.Popen([*hold, *words])
+while name not in open("/proc/net/unix").read():
+    time.sleep(0.01)
+second = subprocess.Popen(words)
+if second.wait():
+    first.kill()
+sys.exit(first.wait() or second.wait())
+"""
+
+
+def test_who_comes_while_the_door_is_being_made_waits(sharing: Program, busybox_sif: Path) -> None:
+    """However long that takes: the maker may be kept from going on between two calls."""
+    meet = f"touch rank-$$; until [ $(ls | grep -c rank-) = 2 ]; do sleep 0.05; done; {SHOW}"
+    words = [sharing.name, "exec", "--sharens", str(busybox_sif), "sh", "-c", meet]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", HASTE, f"@soliton-{os.getuid()}-sharens-", *words],
+        cwd=sharing.cwd,
+        env=sharing.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=AMPLE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2 and len(set(done.stdout.splitlines())) == 1
 
 
 def test_status_and_failures_are_those_of_exec(sharing: Program, busybox_sif: Path) -> None:

@@ -264,11 +264,11 @@ def start(
 
 
 def test_a_reader_that_goes_away_is_no_failure() -> None:
-    process = start(
-        "exec", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE, code="import time; time.sleep(0.2)"
-    )
-    assert process.stdout is not None and process.stderr is not None
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start("exec", "--help", **pipes, code="import sys; sys.stdin.read()")
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdout.close()
+    process.stdin.close()
     assert process.wait() == -signal.SIGPIPE
     assert process.stderr.read() == b""
 
@@ -319,7 +319,7 @@ def work():
 def new(invocation):
     with work():
         print("begun", flush=True)
-        time.sleep(60)
+        time.sleep(1000)
 soliton.cli.sif.new = new
 """
 
@@ -333,5 +333,5 @@ def test_an_end_from_outside_is_quiet_and_cleans_up(number: signal.Signals) -> N
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == b"begun\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (-number, b"cleaned up\n", b"")

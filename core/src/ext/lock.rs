@@ -4,28 +4,32 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 /// A server that only has to write the last of what was changed is waited for: this is its name.
 pub const FINISHING: &str = "soliton-finish";
-/// How long a holder of another name may take to go away, and how often it is looked.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether a holder of another name goes away, and how far apart. Not how long: where the machine stood still
+/// nobody could go.
+const LOOKS: u32 = 100;
 const STEP: Duration = Duration::from_millis(10);
 
 /// Takes the lock, or says that somebody else has it (EAGAIN). A file system without locks has none.
 pub fn take(file: &File, start: u64, length: u64, write: bool) -> Result<(), Errno> {
-    let begun = Instant::now();
+    let mut looks = 0;
     loop {
+        // Asked first, for who has finished meanwhile has given the lock back.
+        let patient = looks < LOOKS || is_finishing(file);
         match try_once(file, start, length, write) {
             Err(Errno::AGAIN | Errno::ACCESS) => {}
             Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return Ok(()),
             other => return other,
         }
-        if begun.elapsed() > PATIENCE && !is_finishing(file) {
+        if !patient {
             return Err(Errno::AGAIN);
         }
+        looks = looks.saturating_add(1);
         std::thread::sleep(STEP);
     }
 }

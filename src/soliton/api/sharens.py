@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How often a container may end just before this process comes in.
 _ATTEMPTS = 100
+#: How often it is looked, 5 ms apart, whether who makes the door has opened it: a busy machine may keep them from it for a while.
+_LOOKS = 12_000
 
 
 def share(request: ActionRequest, plan: Plan, image: str) -> NoReturn:
@@ -39,11 +41,13 @@ def share(request: ActionRequest, plan: Plan, image: str) -> NoReturn:
         )
     number, digest = os.getppid(), _digest(plan)
     name, token = f"soliton-{os.getuid()}-sharens-{digest[:32]}", digest[32:]
-    for _ in range(_ATTEMPTS):
+    attempts = looks = 0
+    while attempts < _ATTEMPTS and looks < _LOOKS:
         visitor = doors.knock(name, token)
         if visitor is None:
             door = doors.make(name)
             if door is None:
+                looks += 1
                 time.sleep(0.005)  # Somebody is just making it.
                 continue
             with door:
@@ -59,8 +63,12 @@ def share(request: ActionRequest, plan: Plan, image: str) -> NoReturn:
                 os.set_inheritable(fd, True)
             core.become("join", {"plan": instances.inside(plan), "namespaces": namespaces})
         visitor.close()
+        attempts += 1
     raise SolitonError(
-        "the container of this process's siblings ends again and again before it can be joined"
+        "the container of this process's siblings cannot be joined",
+        why="it ends again and again just before"
+        if attempts == _ATTEMPTS
+        else "a process that has taken its name does not make it",
     )
 
 

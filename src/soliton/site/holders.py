@@ -13,8 +13,9 @@ from soliton.errors import LaunchError
 _FINISHING = "soliton-finish"
 #: The lock in the directory of an overlay (launch/stack.py).
 _LOCK_OF_DIRECTORY = ".soliton-lock"
-#: How long anybody else may take to go away, in seconds.
-_PATIENCE = 1.0
+#: How often it is looked whether anybody else goes away, and how many seconds apart. Not how long: where the machine stood still
+#: nobody could go.
+_LOOKS, _STEP = 100, 0.01
 
 
 def wait_for_range(path: str, start: int, length: int, *, write: bool) -> bool:
@@ -24,9 +25,11 @@ def wait_for_range(path: str, start: int, length: int, *, write: bool) -> bool:
     except OSError:
         return True  # Said better by whoever needs it open.
     try:
-        begun = time.monotonic()
+        looks = 0
         request = _range(start, length, write=write)
         while True:
+            # Asked first, for who has finished meanwhile has given the lock back.
+            patient = looks < _LOOKS or _is_finishing(path)
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
                 return True
@@ -34,9 +37,10 @@ def wait_for_range(path: str, start: int, length: int, *, write: bool) -> bool:
                 pass
             except OSError:
                 return True  # No locks here.
-            if time.monotonic() - begun > _PATIENCE and not _is_finishing(path):
+            if not patient:
                 return False
-            time.sleep(0.01)
+            looks += 1
+            time.sleep(_STEP)
     finally:
         os.close(fd)
 
@@ -111,14 +115,16 @@ def holder(path: str) -> str | None:
 
 def _locks(number: str, wanted: os.stat_result) -> bool:
     try:
-        for fd in os.listdir(f"/proc/{number}/fd"):
-            there = os.stat(f"/proc/{number}/fd/{fd}")
-            if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino) and "lock:" in _text(
-                f"/proc/{number}/fdinfo/{fd}"
-            ):
-                return True
+        descriptors = os.listdir(f"/proc/{number}/fd")
     except OSError:
-        pass  # Another user's, or gone.
+        return False  # Another user's, or gone.
+    for fd in descriptors:
+        try:
+            there = os.stat(f"/proc/{number}/fd/{fd}")
+        except OSError:
+            continue  # Closed meanwhile.
+        if os.path.samestat(there, wanted) and "lock:" in _text(f"/proc/{number}/fdinfo/{fd}"):
+            return True
     return False
 
 
