@@ -67,7 +67,8 @@ def keep_silent(port: int) -> None:
     """A port whose server has ended stays without one: whoever asks there is refused, and nobody else's server answers."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", port))
+    with contextlib.suppress(OSError):  # somebody calls from it already
+        held.bind(("127.0.0.1", port))
     _SILENT[port] = held
 
 

@@ -182,7 +182,7 @@ def test_a_section_of_the_guide_works_as_it_stands(
             work_through(reader, SECTIONS[section], replaced, has_subordinate_ids)
         finally:
             other.kill()
-            other.communicate()
+            other.communicate(timeout=AMPLE)
 
 
 def work_through(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -153,10 +154,13 @@ def test_an_image_tells_where_it_comes_from_and_keeps_no_secrets(project: Progra
     names = [item.get("uri") or item["name"] for item in definition["resolvedDependencies"]]
     assert names == ["oci:base", "a note.txt", "data", "recipe.lock"]
     whole = (soliton.cwd / "image.sif").read_bytes()
-    for private in (b"geheim", str(soliton.cwd).encode(), os.uname().nodename.encode() + b"."):
+    for private in (b"geheim", str(soliton.cwd).encode()):
         assert private not in whole
     assert b"geheim" not in (soliton.cwd / "tools.def.lock").read_bytes()
-    everything = json.loads(soliton("inspect", "--all", "image.sif").ok().out)
+    told = soliton("inspect", "--all", "image.sif").ok().out
+    # The name of a machine may be so short that it is somewhere in the image by chance.
+    assert not re.search(rf"\b{re.escape(os.uname().nodename)}\b", told)
+    everything = json.loads(told)
     assert everything["data"]["attributes"].pop("provenance") == found
     assert everything["type"] == "container" and everything["data"]["attributes"]["labels"]["Own"] == "1"
     assert soliton("exec", "image.sif", "/bin/busybox", "cat", "/opt/word").ok().out == "wörd\n"

@@ -28,7 +28,7 @@ nothing = Nothing()
 reference = weakref.ref(nothing, called_back)
 try:
     del nothing
-    time.sleep(60)
+    time.sleep(600)
 except interruption.Ended as ended:
     print(ended.number)
 """
@@ -45,7 +45,7 @@ def once_more(number):
 interruption._come_again, interruption._asked = once_more, 0
 try:
     del nothing
-    time.sleep(60)
+    time.sleep(600)
 except interruption.Ended as ended:
     print(ended.number)
 """
@@ -91,7 +91,7 @@ def test_an_end_after_the_end_is_quiet(number: signal.Signals) -> None:
     late = (
         "import atexit, os, time\nimport soliton.cli.main as program\nfrom soliton.cli import interruption\n"
         "program.run = lambda words: interruption.end_cleanly() or 0\n"
-        f"atexit.register(lambda: (os.kill(os.getpid(), {number:d}), time.sleep(60)))\n"
+        f"atexit.register(lambda: (os.kill(os.getpid(), {number:d}), time.sleep(600)))\n"
         "from soliton.__main__ import main; main()"
     )
     done = run(late)
