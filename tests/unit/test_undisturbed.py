@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from soliton.build import assemble, lockfile
+from soliton.api import pull
+from soliton.build import assemble, lockfile, result, workspace
+from soliton.build.step_cache import StepCache
 from soliton.cli import interruption
 from soliton.images import target
 from soliton.undisturbed import undisturbed
@@ -113,6 +116,31 @@ def test_an_interrupted_beginning_leaves_no_file(tmp_path: Path, monkeypatch: py
         raise AssertionError("the work must not start")
     monkeypatch.undo()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["a workspace", "a sandbox", "a result of a step", "a cache of one call"])
+def test_what_is_begun_when_an_interruption_comes_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    cache = StepCache(str(tmp_path / "steps"))
+    cache.prepare()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    begun: contextlib.AbstractContextManager[object]
+    match what:
+        case "a workspace":
+            begun = workspace.workspace(str(tmp_path), "a test", None)
+        case "a sandbox":
+            begun = result._new_directory(str(tmp_path / "tree"), force=False)
+        case "a result of a step":
+            begun = cache.new("key")
+        case _:
+            begun = pull._cache(pull.PullOptions(cache=False))
+    call = "open" if what == "a result of a step" else "mkdir"
+    monkeypatch.setattr(os, call, interrupted(getattr(os, call)))
+    with pytest.raises(interruption.Ended), begun:
+        raise AssertionError("the work must not start")
+    monkeypatch.undo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["steps"] and not os.listdir(cache.layers)
 
 
 def test_an_interrupted_sandbox_has_replaced_the_earlier_one(

@@ -14,6 +14,7 @@ from soliton.site import config as configuration
 from soliton.site import paths, peer, settings, toml
 from soliton.site.config import Place
 from soliton.site.directives import DIRECTIVES, ValueProblem, named, nearest, value_of
+from soliton.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from soliton.site.directives import Directive
@@ -138,16 +139,21 @@ def write(where: Place, result: str) -> None:
 @contextlib.contextmanager
 def _new_file(folder: str, final: str) -> Iterator[int]:
     """An open file that gets its name when the block ends well."""
-    fd, partial = tempfile.mkstemp(prefix=".soliton.toml-", dir=folder)
+    fd, partial = -1, ""
     try:
+        with undisturbed():
+            fd, partial = tempfile.mkstemp(prefix=".soliton.toml-", dir=folder)
         yield fd
-        os.rename(partial, final)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
+        with undisturbed():
+            os.rename(partial, final)
+            partial = ""
     finally:
-        os.close(fd)
+        with undisturbed():
+            if partial:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+            if fd >= 0:
+                os.close(fd)
 
 
 def take_over(path: str) -> tuple[str, list[str]]:

@@ -31,6 +31,7 @@ from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
 from soliton.site import config as configuration
 from soliton.site import paths
+from soliton.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from soliton.registry.client import Client
@@ -169,13 +170,19 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
 def _passing() -> str:
     """A new directory for an image that is not kept: it goes with this process, whatever that becomes."""
     parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
-    folder = tempfile.mkdtemp(prefix="soliton-image-", dir=parent)
+    with undisturbed():
+        folder = tempfile.mkdtemp(prefix="soliton-image-", dir=parent)
+        _goes_with_this_process(folder)
+    return folder
+
+
+def _goes_with_this_process(folder: str) -> None:
     own = os.pidfd_open(os.getpid())
     # By a process that is nobody's child: what this one becomes does not expect any.
     if (child := os.fork()) != 0:
         os.waitpid(child, 0)
         os.close(own)
-        return folder
+        return
     try:
         os.setsid()
         if os.fork() == 0:
@@ -266,7 +273,9 @@ def _cache(options: PullOptions) -> Iterator[Cache]:
             yield cache
             return
     parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
-    with tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=parent) as folder:
+    with contextlib.ExitStack() as stack:
+        with undisturbed():
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=parent))
         cache = Cache(folder)
         cache.prepare()
         yield cache

@@ -16,6 +16,7 @@ from soliton.images import sif_write
 from soliton.images.target import new_image
 from soliton.launch.plan import DirectoryRoot, ImageRoot
 from soliton.record import replace
+from soliton.undisturbed import undisturbed
 
 #: What is done with the finished image before it gets its name; the descriptors go along to the core.
 Tests = Callable[[ImageRoot | DirectoryRoot, tuple[int, ...]], None]
@@ -78,14 +79,17 @@ def _new_directory(final: str, *, force: bool) -> Iterator[str]:
     prefix = f".{name[:200]}.partial-"
     sweep(folder, prefix, None)
     made = os.path.join(folder, f"{prefix}{secrets.token_hex(6)}")
-    os.mkdir(made, 0o700)
-    held = hold(made)
+    held = None
     try:
+        with undisturbed():
+            os.mkdir(made, 0o700)
+            held = hold(made)
         yield made
         assemble.replace_directory(made, final, force=force)
     finally:
-        if os.path.lexists(made):
-            remove(made, None)
+        with undisturbed():
+            if os.path.lexists(made):
+                remove(made, None)
         if held is not None:
             os.close(held)
 

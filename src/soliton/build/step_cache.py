@@ -33,6 +33,7 @@ from soliton import messages
 from soliton.build import digests
 from soliton.errors import UsageError
 from soliton.images.target import explaining
+from soliton.undisturbed import undisturbed
 
 #: Changes when the same ingredients would give another result, or a compressor other bytes: images take blocks of layers as they are.
 VERSION = 3
@@ -136,20 +137,22 @@ class StepCache:
         Raises TargetError where there is no room.
         """
         partial = os.path.join(self.layers, f".{key[:16]}.partial-{secrets.token_hex(6)}")
-        with explaining(partial):
-            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = -1
         try:
-            # Held from the beginning: nobody who makes room takes it for a leftover.
-            _share(fd)
             with explaining(partial):
+                with undisturbed():
+                    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                # Held from the beginning: nobody who makes room takes it for a leftover.
+                _share(fd)
                 yield fd
                 _seal(fd, key)
                 os.rename(partial, os.path.join(self.layers, key))
             self._held.append(os.dup(fd))
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with undisturbed(), contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def path_of(self, key: str) -> str:
         """Where the result is that has just been written by `new`."""

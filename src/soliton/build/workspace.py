@@ -91,23 +91,29 @@ def workspace(
     origin: what names `parent`, for messages. identity: whose ids the files may belong to. keep: leave it there.
     """
     sweep(parent, NAME, identity)
+    path = held = None
     try:
-        path = tempfile.mkdtemp(prefix=KEPT_NAME if keep else NAME, dir=parent)
+        with undisturbed():
+            path = _made(parent, origin, KEPT_NAME if keep else NAME)
+            held = hold(path)
+        yield Workspace(path)
+    finally:
+        if path is not None and not keep:
+            with undisturbed():
+                remove(path, identity)
+        if held is not None:
+            os.close(held)
+
+
+def _made(parent: str, origin: str, prefix: str) -> str:
+    try:
+        return tempfile.mkdtemp(prefix=prefix, dir=parent)
     except OSError as error:
         raise TargetError(
             f"no temporary directory can be made in `{parent}`",
             why=f"{error.strerror} ({origin})",
             remedy="name a directory on a local disk with `--tmpdir` or SOLITON_TMPDIR",
         ) from None
-    held = hold(path)
-    try:
-        yield Workspace(path)
-    finally:
-        if not keep:
-            with undisturbed():
-                remove(path, identity)
-        if held is not None:
-            os.close(held)
 
 
 def hold(path: str) -> int | None:

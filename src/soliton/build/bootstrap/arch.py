@@ -20,6 +20,7 @@ from soliton.build.bootstrap.download import download
 from soliton.errors import BuildError
 from soliton.images import architecture
 from soliton.launch.plan import DirectoryRoot
+from soliton.undisturbed import undisturbed
 
 #: What pacman itself comes with.
 DEFAULT = "https://gitlab.archlinux.org/archlinux/packaging/packages/pacman/-/raw/main/pacman.conf"
@@ -69,7 +70,8 @@ def _keyring(request: Request, root: str, variables: dict[str, str]) -> Iterator
     with contextlib.ExitStack() as stack:
         keys = request.workspace.folder(request.folder, "gnupg")
         if len(os.fsencode(keys)) > _LONGEST:
-            keys = stack.enter_context(tempfile.TemporaryDirectory(prefix="soliton-keys-", dir="/tmp"))
+            with undisturbed():
+                keys = stack.enter_context(tempfile.TemporaryDirectory(prefix="soliton-keys-", dir="/tmp"))
         try:
             yield keys
         finally:
