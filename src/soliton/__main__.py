@@ -9,8 +9,9 @@ def main() -> None:
     # The part without Python, which is there already.
     import _signal as signal  # type: ignore[import-not-found]
 
-    from soliton.cli.main import die_quietly, run
+    from soliton.cli.main import die_quietly, run, unheard
 
+    sys.unraisablehook = unheard
     try:
         status = run(sys.argv[1:])
         # All is done: an end from outside has nothing to clean up any more, and nobody to tell.

@@ -7,6 +7,7 @@ be had (subordinate ids, control groups), the line has to be refused, with the m
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -188,9 +189,10 @@ def test_a_section_of_the_guide_works_as_it_stands(
 def work_through(
     reader: Program, lines: list[str], replaced: dict[str, str], has_subordinate_ids: bool
 ) -> None:
-    for line in lines:
-        for given, instead in replaced.items():
-            line = line.replace(given, instead)
+    # All at once: a port may well have the digits of what another one stands for.
+    given = re.compile("|".join(map(re.escape, replaced)))
+    for written in lines:
+        line = given.sub(lambda match: replaced[match[0]], written)
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=reader.cwd,

@@ -71,6 +71,15 @@ def test_an_interruption_that_nobody_could_hear_comes_again(code: str, out: str)
     assert (done.returncode, done.stdout, done.stderr) == (0, out, "")
 
 
+def test_nor_does_a_call_lose_one_that_has_nothing_to_clean_up() -> None:
+    trick = UNHEARD.partition("interruption.end_cleanly()")
+    lines = [*trick[0].splitlines(), "def handler(invocation):", "    nothing = Nothing()"]
+    lines += ["    reference = weakref.ref(nothing, called_back)", "    del nothing", "    time.sleep(600)"]
+    lines += ["import soliton.cli.version as told", "told.version_line = handler"]
+    done = run("\n".join([*lines, "from soliton.__main__ import main; main()"]), "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_what_came_while_the_interpreter_started_ends_the_program_without_a_word() -> None:
     before = "import os\nsignal.pthread_sigmask(signal.SIG_BLOCK, {2}); os.kill(os.getpid(), 2)\n"
     done = run(f"{before}from soliton.__main__ import main; main()", "version")

@@ -33,13 +33,13 @@ def end_cleanly() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
-    sys.unraisablehook = _lost
+    sys.unraisablehook = unheard
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     """The first one raises, the second is too much, the third ends at once whatever is left."""
     global _asked
-    if _is_within(_lost, frame):
+    if _is_within(unheard, frame):
         _come_again(number)
         return
     _asked += 1
@@ -53,13 +53,13 @@ def _end(number: int, frame: FrameType | None) -> None:
     os.kill(os.getpid(), number)
 
 
-def _lost(what: sys.UnraisableHookArgs) -> None:
+def unheard(what: sys.UnraisableHookArgs) -> None:
     """Exceptions count for nothing where the interpreter calls on its own account, as it does behind every import: there an
     end would be a trace on the screen and nothing else. It comes again a moment later."""
     global _asked
-    if isinstance(what.exc_value, Ended):
+    if isinstance(what.exc_value, KeyboardInterrupt):
         _asked = 0
-        _come_again(what.exc_value.number)
+        _come_again(getattr(what.exc_value, "number", signal.SIGINT))
     else:
         sys.__unraisablehook__(what)
 

@@ -86,6 +86,13 @@ def let_interruptions_through() -> None:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
+def unheard(what: sys.UnraisableHookArgs) -> None:
+    """For what happens where exceptions count for nothing; only few calls need more than this."""
+    from soliton.cli import interruption
+
+    interruption.unheard(what)
+
+
 def called_as(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The program's flavour by the name it was called under, and the user's words."""
     if words[:1] != ["--invoked-as"] or len(words) < 2:
