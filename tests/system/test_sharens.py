@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_who_comes_while_the_door_is_being_made_waits(sharing: Program, busybox_
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2 and len(set(done.stdout.splitlines())) == 1
+
+
+@pytest.mark.parametrize("isolation", [(), ("--pid",)])
+def test_who_comes_while_the_last_container_is_taken_away_has_a_new_one(
+    sharing: Program, busybox_sif: Path, isolation: tuple[str, ...]
+) -> None:
+    """As in a loop of a shell: its record may be there a moment longer, and here is for three seconds."""
+    words = ("exec", "--sharens", *isolation, busybox_sif, "echo", "done")
+    hold = "strace -D -f -qq -o /dev/null -e trace=unlinkat -e inject=unlinkat:delay_enter=3000000"
+    replace(sharing, wrapper=tuple(hold.split())).start(*words).wait(AMPLE)
+    again = sharing(*words).ok()
+    assert (again.out, again.err) == ("done\n", "")
 
 
 def test_status_and_failures_are_those_of_exec(sharing: Program, busybox_sif: Path) -> None:

@@ -228,10 +228,11 @@ def launch(
 
     door: by which others come in; None makes one.
     """
+    shared = door is not None and door.shared
     with _recording(place):
-        claim = place.claim(name)
+        # Whoever has the door of a shared container is the only one: what was behind it before has come to its end.
+        claim = place.claim(name, patient=shared)
     try:
-        shared = door is not None and door.shared
         out_path, err_path = (os.devnull, os.devnull) if shared else place.log_paths(name)
         with contextlib.ExitStack() as open_files:
             if door is None:

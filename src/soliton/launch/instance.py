@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from soliton.errors import SolitonError
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST_NAME = 200
 _LARGEST_RECORD = 1 << 20
+#: How often it is looked, and how many seconds apart, whether who is about to end has ended. On a machine that is not busy once will do.
+_LOOKS, _STEP = 6000, 0.01
 #: Not in any name, so what is in the making or on its way out is never taken for an instance.
 _PRIVATE = "~"
 
@@ -214,8 +217,11 @@ class Place:
             if _PRIVATE in entry and (owner := self._claimant(folder)) is not None and not owner.lives():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def claim(self, name: str) -> Claim:
-        """Makes a name this process's own. Raises SolitonError if it is somebody else's already."""
+    def claim(self, name: str, *, patient: bool = False) -> Claim:
+        """Makes a name this process's own. Raises SolitonError if it is somebody else's already.
+
+        patient: who has it is about to end, and is waited for.
+        """
         self.make()
         owner = process(os.getpid())
         assert owner is not None
@@ -224,14 +230,18 @@ class Place:
         try:
             with open(os.path.join(fresh, ".claim"), "w", encoding="ascii") as file:
                 json.dump([owner.pid, owner.start, owner.boot], file)
-            for _ in range(100):
+            for _ in range(_LOOKS if patient else 100):
                 try:
                     os.rename(fresh, os.path.join(self.records, name))
                     return Claim(self, name)
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
-                if self.find(name) is not None:
+                taken = self.find(name) is not None
+                if patient:
+                    time.sleep(_STEP)
+                    continue
+                if taken:
                     raise already(name)
                 if self._is_claimed(name):
                     raise SolitonError(
