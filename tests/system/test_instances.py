@@ -8,14 +8,17 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from soliton.launch import doors
 from soliton.site import cgroups
 from tests.system import repositories
 from tests.system.processes import ended, own, status
@@ -653,6 +656,31 @@ def test_many_things_at_once(instances: Program, service: Path) -> None:
     assert not failures
     assert names(instances) == ["a", "b0", "b1", "b2"]
     instances("instance", "stop", "--all").ok()
+
+
+def test_all_who_come_at_once_are_let_in_and_nobody_keeps_them_out(instances: Program, service: Path) -> None:
+    """However long the monitor was kept from looking, and whoever else knocks and says nothing."""
+    instances("instance", "start", service, "a").ok()
+    known = record(instances, "a")
+    own = json.loads(b64decode(str(known["config"])))["soliton"]
+    monitor = int(str(known["ppid"]))
+    with contextlib.ExitStack() as opened:
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            for _ in range(100):
+                silent = opened.enter_context(socket.socket(socket.AF_UNIX))
+                silent.connect(f"\0{own['door']}")
+            visitors = [doors.knock(own["door"], own["token"]) for _ in range(200)]
+        finally:
+            os.kill(monitor, signal.SIGCONT)
+        for visitor in visitors:
+            assert visitor is not None
+            with visitor:
+                namespaces = doors.come_in(visitor)
+            assert namespaces
+            for fd in namespaces:
+                os.close(fd)
+        assert instances("exec", "instance://a", "echo", "in").ok().out == "in\n"
 
 
 def test_an_instance_whose_image_is_served_to_others_too(soliton: Program, service: Path) -> None:

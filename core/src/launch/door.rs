@@ -19,7 +19,7 @@ use rustix::process::PidfdFlags;
 use super::join::NAMESPACES;
 use crate::text::Text;
 
-/// More than these are not kept waiting for their token.
+/// So many may keep the monitor waiting for their token: anybody on this machine can, and of more it forgets who has done so longest.
 const MOST_WAITING: usize = 64;
 
 pub struct Door {
@@ -62,10 +62,22 @@ impl Door {
     /// Lets in who knocks. False: the container is shared, and nobody is left.
     pub fn attend(&mut self) -> bool {
         while let Ok(visitor) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            if self.waiting.len() < MOST_WAITING {
-                self.waiting.push(visitor);
+            self.waiting.push(visitor);
+            if self.waiting.len() > MOST_WAITING {
+                // However many come at once, nobody goes who has said the token.
+                self.hear();
+                if self.waiting.len() > MOST_WAITING {
+                    self.waiting.remove(0);
+                }
             }
         }
+        self.hear();
+        self.inside.retain(|process| !super::instance::has_ended(process));
+        !self.shared || !self.inside.is_empty() || self.somebody_waits()
+    }
+
+    /// Lets in whoever has said the token, and forgets who said something else.
+    fn hear(&mut self) {
         for visitor in std::mem::take(&mut self.waiting) {
             let mut token = [0; 128];
             match recv(&visitor, &mut token[..], RecvFlags::empty()) {
@@ -74,8 +86,6 @@ impl Door {
                 _ => {}
             }
         }
-        self.inside.retain(|process| !super::instance::has_ended(process));
-        !self.shared || !self.inside.is_empty() || self.somebody_waits()
     }
 
     fn let_in(&mut self, visitor: &OwnedFd) {
