@@ -38,3 +38,20 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
         if came:
             os.kill(os.getpid(), came[0])
+
+
+@contextlib.contextmanager
+def passing_directory(prefix: str, parent: str) -> Iterator[str]:
+    """A new directory that is gone when the block ends, whatever ends it and whenever that comes."""
+    import shutil
+    import tempfile
+
+    path = None
+    try:
+        with undisturbed():
+            path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        yield path
+    finally:
+        if path is not None:
+            with undisturbed():
+                shutil.rmtree(path, ignore_errors=True)

@@ -17,7 +17,7 @@ from soliton.build import assemble, lockfile, result, workspace
 from soliton.build.step_cache import StepCache
 from soliton.cli import interruption
 from soliton.images import target
-from soliton.undisturbed import undisturbed
+from soliton.undisturbed import passing_directory, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,15 @@ def test_what_is_begun_when_an_interruption_comes_is_not_left(
         raise AssertionError("the work must not start")
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["steps"] and not os.listdir(cache.layers)
+
+
+def test_an_interruption_of_the_end_takes_all_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(interruption.Ended), passing_directory("name-", str(tmp_path)) as path:
+        for name in ("one", "two"):
+            Path(path, name).touch()
+        monkeypatch.setattr(os, "unlink", interrupted(os.unlink))
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_sandbox_has_replaced_the_earlier_one(

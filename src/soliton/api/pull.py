@@ -31,7 +31,7 @@ from soliton.images.layout import open_archive, open_layout, split_tag
 from soliton.images.oci import OciImage, Platform
 from soliton.site import config as configuration
 from soliton.site import paths
-from soliton.undisturbed import undisturbed
+from soliton.undisturbed import passing_directory, undisturbed
 
 if TYPE_CHECKING:
     from soliton.registry.client import Client
@@ -273,9 +273,7 @@ def _cache(options: PullOptions) -> Iterator[Cache]:
             yield cache
             return
     parent = paths.temporary(os.environ, configured=configuration.current().config.tmp_dir)
-    with contextlib.ExitStack() as stack:
-        with undisturbed():
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soliton-pull-", dir=parent))
+    with passing_directory("soliton-pull-", parent) as folder:
         cache = Cache(folder)
         cache.prepare()
         yield cache

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 from soliton.build.bootstrap import packages
@@ -20,7 +19,7 @@ from soliton.build.bootstrap.download import download
 from soliton.errors import BuildError
 from soliton.images import architecture
 from soliton.launch.plan import DirectoryRoot
-from soliton.undisturbed import undisturbed
+from soliton.undisturbed import passing_directory
 
 #: What pacman itself comes with.
 DEFAULT = "https://gitlab.archlinux.org/archlinux/packaging/packages/pacman/-/raw/main/pacman.conf"
@@ -70,8 +69,7 @@ def _keyring(request: Request, root: str, variables: dict[str, str]) -> Iterator
     with contextlib.ExitStack() as stack:
         keys = request.workspace.folder(request.folder, "gnupg")
         if len(os.fsencode(keys)) > _LONGEST:
-            with undisturbed():
-                keys = stack.enter_context(tempfile.TemporaryDirectory(prefix="soliton-keys-", dir="/tmp"))
+            keys = stack.enter_context(passing_directory("soliton-keys-", "/tmp"))
         try:
             yield keys
         finally:
