@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.system.program import Program, Result, eventually, interrupt
+from tests.system.program import AMPLE, Program, Result, eventually, interrupt
 
 
 def fatal(result: Result) -> str:
@@ -189,3 +190,13 @@ def test_a_machine_without_the_fuse_device_is_told_the_remedy(soliton: Program, 
     message = fatal(hidden("exec", busybox_sif, "true"))
     assert "/dev/fuse" in message
     assert "--unsquash" in message
+
+
+def test_ending_a_job_takes_along_what_it_has_unpacked(soliton: Program, busybox_sif: Path) -> None:
+    """While it is being unpacked, or later: nobody can tell."""
+    process = soliton.start("exec", "--unsquash", busybox_sif, "sleep", "1000")
+    eventually(lambda: list((soliton.home / "tmp").glob("soliton-unsquash-*/root")) or process.poll())
+    process.terminate()
+    _, err = process.communicate(timeout=AMPLE)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, b"")
+    assert not list((soliton.home / "tmp").iterdir())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from soliton import core
 from soliton.api.action import prepare
@@ -14,8 +15,11 @@ from soliton.errors import LaunchError
 from soliton.launch.plan import DirectoryRoot, ImageRoot
 from soliton.site import config as configuration
 from soliton.site import paths
+from soliton.undisturbed import undisturbed
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from soliton.images.detect import Image
     from soliton.launch.request import ActionRequest
 
@@ -25,9 +29,14 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
     """Unpacks, runs and cleans up; the container's status, 128 + n for a signal."""
     parent = paths.temporary(os.environ, request.tmpdir, configured=configuration.current().config.tmp_dir)
-    folder = _folder(parent)
-    target = os.path.join(folder, "root")
+    folder = None
     try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end)
+        with undisturbed():
+            folder = _folder(parent)
+        target = os.path.join(folder, "root")
         _unpack(root, target, parent)
         child = core.start(
             "launch", prepare(request, image, DirectoryRoot(target)), pass_fds=_of_process_manager()
@@ -39,7 +48,14 @@ def run_unpacked(request: ActionRequest, image: Image, root: ImageRoot) -> int:
         status = child.wait()
         return 128 - status if status < 0 else status
     finally:
-        core.converse("remove", {"path": folder, "identity": None})
+        if folder is not None:
+            with undisturbed():
+                core.converse("remove", {"path": folder, "identity": None})
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Whoever ends a job while the image is being unpacked ends it with all that is there by then."""
+    sys.exit(128 + number)
 
 
 def _of_process_manager() -> list[int]:
