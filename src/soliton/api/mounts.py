@@ -22,8 +22,9 @@ from soliton.launch.shortcut import STORE_VARIABLE
 _FOLDER = "mounts"
 #: How the name of a server ends that has no image (`core/src/shared/key.rs`).
 _WITHOUT_IMAGE = "-namespace"
-#: A server that was asked to let go does so at once, unless a launch is just joining.
-_PATIENCE = 5.0
+#: A server that was asked to let go does so at once, unless a launch is just joining. Looks, so many seconds apart, and not time: on a
+#: machine that stood still for a while it had none.
+_LOOKS, _STEP = 250, 0.02
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,18 @@ def mounted() -> list[Mounted]:
 
 def stop(mount: Mounted) -> None:
     """Lets go of a mount, which who has it in use keeps. Raises SolitonError if it is not let go of."""
-    until = time.monotonic() + _PATIENCE
     with contextlib.suppress(ProcessLookupError):
         os.kill(mount.pid, signal.SIGTERM)
-    while any(other.pid == mount.pid for other in mounted()):
-        if time.monotonic() > until:
-            raise SolitonError(
-                f"`{mount.title}` is not let go of",
-                why=f"process {mount.pid} does not react",
-                remedy=f"end it with `kill -9 {mount.pid}`"
-                + ("; containers that use it lose their files then" if mount.image else ""),
-            )
-        time.sleep(0.02)
+    for _ in range(_LOOKS):
+        if all(other.pid != mount.pid for other in mounted()):
+            return
+        time.sleep(_STEP)
+    raise SolitonError(
+        f"`{mount.title}` is not let go of",
+        why=f"process {mount.pid} does not react",
+        remedy=f"end it with `kill -9 {mount.pid}`"
+        + ("; containers that use it lose their files then" if mount.image else ""),
+    )
 
 
 def _folder() -> int | None:
