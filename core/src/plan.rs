@@ -215,6 +215,8 @@ pub struct Bind {
     pub nodev: bool,
     pub noexec: bool,
     pub optional: bool,
+    /// Left out where a link of the image leads its target to a place at which something is mounted already.
+    pub apart: bool,
 }
 
 /// Something of another image: `source` inside `root`.
@@ -316,6 +318,8 @@ struct MountRecord {
     noexec: bool,
     #[serde(default)]
     optional: bool,
+    #[serde(default)]
+    apart: bool,
     size: Option<u64>,
     mode: Option<u32>,
     #[serde(default)]
@@ -360,6 +364,7 @@ impl TryFrom<MountRecord> for Mount {
                 nodev: record.nodev.unwrap_or(true),
                 noexec: record.noexec,
                 optional: record.optional,
+                apart: record.apart,
             }),
             "data" => Mount::Data(DataBind {
                 root: needed(record.root, "root")?,

@@ -323,6 +323,7 @@ impl Directory {
                 nodev: true,
                 noexec: false,
                 optional: true,
+                apart: false,
             }));
         }
         Some(())

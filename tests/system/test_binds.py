@@ -302,3 +302,88 @@ def test_hostfs_shows_other_file_systems_and_devpts_can_be_left_out(
     out = soliton("exec", "--contain", "--no-mount", "devpts", busybox_sif, "ls", "/dev").ok().out.split()
     assert "pts" not in out
     assert "null" in out
+
+
+@pytest.mark.parametrize("identity", [[], ["--fakeroot"]])
+@pytest.mark.parametrize(
+    ("words", "inside", "made"),
+    [
+        (["-B", "{d}:/in", "-B", "{d}/file:/in/new/file"], "/in/new/file", "outer/new/file"),
+        (["-B", "{d}:/in", "-B", "{d}:/in/new/dir"], "/in/new/dir/file", "outer/new/dir"),
+        (["--home", "{d}:/home/x", "-B", "{d}:/home/x/new"], "/home/x/new/file", "outer/new"),
+        (["-cW", "{w}", "-B", "{d}:/tmp/new"], "/tmp/new/file", "workdir/tmp/new"),
+        (["-W", "{w}", "-S", "/s", "-B", "{d}:/s/new"], "/s/new/file", "workdir/scratch/s/new"),
+    ],
+)
+def test_a_mount_point_in_a_directory_of_the_host_is_made_there(
+    soliton: Program, busybox_sif: Path, identity: list[str], words: list[str], inside: str, made: str
+) -> None:
+    outer, workdir = soliton.cwd / "outer", soliton.cwd / "workdir"
+    outer.mkdir()
+    workdir.mkdir()
+    (outer / "file").write_text("42\n")
+    words = [word.format(d=outer, w=workdir) for word in words]
+    assert soliton("exec", *identity, *words, busybox_sif, "cat", inside).ok().out == "42\n"
+    left = soliton.cwd / made
+    assert left.exists() and left.stat().st_uid == os.getuid()
+
+
+def test_no_mount_point_is_made_where_nobody_asked_for_it(
+    soliton: Program, busybox_sandbox: Path, busybox_sif: Path
+) -> None:
+    outer = soliton.cwd / "outer"
+    outer.mkdir()
+    # Read-only, or led there by a link of the image.
+    root = copy_of(busybox_sandbox, soliton.cwd / "root")
+    (root / "link").symlink_to("/in")
+    for image, words in (
+        (busybox_sif, ["-B", f"{outer}:/in:ro", "-B", "/etc:/in/new"]),
+        (root, ["-B", f"{outer}:/in", "-B", "/etc:/link/new"]),
+    ):
+        result = soliton("exec", *words, image, "true")
+        assert result.status == 255 and "lies in a directory of the host's" in result.err
+        assert result.err.count("\n") <= 3
+    # The working directory is optional: a bind may hide where it would be.
+    hiding = Path("/", *soliton.cwd.parts[1:2])
+    soliton("exec", "-B", f"{outer}:{hiding}", busybox_sif, "true").ok()
+    assert not list(outer.iterdir())
+
+
+@pytest.mark.parametrize("form", ["sandbox", "sif"])
+def test_a_link_from_one_temporary_directory_to_the_other_leaves_one(
+    soliton: Program, busybox_sandbox: Path, form: str
+) -> None:
+    """What the image calls /var/tmp is its /tmp; the host's /var/tmp must not cover that."""
+    root: Path = copy_of(busybox_sandbox, soliton.cwd / "root")
+    (root / "var/tmp").rmdir()
+    (root / "var/tmp").symlink_to("/tmp")
+    image = root
+    if form == "sif":
+        image = soliton.cwd / "linked.sif"
+        soliton("build", image, root).ok()
+    workdir = soliton.cwd / "workdir"
+    for name in ("tmp", "var_tmp"):
+        (workdir / name).mkdir(parents=True)
+        (workdir / name / "which").write_text(f"{name}\n")
+    shown = soliton("exec", "-cW", workdir, image, "cat", "/tmp/which", "/var/tmp/which").ok()
+    assert shown.out == "tmp\ntmp\n"
+    same = soliton("exec", image, "stat", "-c", "%i", "/tmp").ok().out
+    assert same == f"{os.stat('/tmp').st_ino}\n"
+    asked = soliton("exec", "-B", f"{workdir}/var_tmp:/var/tmp", image, "cat", "/tmp/which").ok()
+    assert asked.out == "var_tmp\n"
+
+
+def test_the_host_s_name_servers_are_left_out_when_asked(soliton: Program, busybox_sif: Path) -> None:
+    for contain in ([], ["--contain"]):
+        words = ["exec", *contain, "--no-mount", "/etc/resolv.conf", busybox_sif, "cat", "/etc/resolv.conf"]
+        assert soliton(*words).ok().out == ""
+
+
+def test_containers_inside_are_told_of_binds_but_for_those_that_are_not_nested(
+    soliton: Program, busybox_sif: Path
+) -> None:
+    (soliton.cwd / "data").mkdir()
+    hidden = "src=data,dst=/hidden,nonested"
+    words = ["-B", "data:/shown", "--mount", hidden, busybox_sif]
+    assert soliton("exec", *words, "env").ok().out.count("_BIND=/shown\n") == 2
+    soliton("exec", *words, "ls", "/hidden").ok()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import struct
@@ -393,6 +394,31 @@ def test_build_arguments_come_from_the_line_before_the_file(soliton: Program) ->
         in soliton("build", "-F", "--warn-unused-build-args", "--build-arg", "D=1", "image.sif", "recipe.def")
         .ok()
         .err
+    )
+
+
+def test_an_image_that_lacks_the_usual_scripts_gets_them_and_keeps_its_own(
+    soliton: Program, busybox_sandbox: Path
+) -> None:
+    root = Path(shutil.copytree(busybox_sandbox, soliton.cwd / "plain", symlinks=True))
+    (root / ".singularity.d/env").mkdir(parents=True)
+    own = root / ".singularity.d/env/90-environment.sh"
+    own.write_text("export OWN=1\n")
+    own.chmod(0o755)
+    soliton("build", "base.sif", root).ok()
+    (soliton.cwd / "apps.def").write_text(
+        "Bootstrap: localimage\nFrom: base.sif\n%appinstall hello\n"
+        "printf '#!/bin/sh\\necho hello $OWN\\n' > bin/greet\nchmod 755 bin/greet\n%apprun hello\nexec greet\n"
+    )
+    soliton("build", "apps.sif", "apps.def").ok()
+    assert soliton("run", "--app", "hello", "apps.sif").ok().out == "hello 1\n"
+    scripts = soliton("exec", "apps.sif", "ls", "/.singularity.d/env").ok().out.split()
+    assert {"01-base.sh", "95-apps.sh", "99-base.sh", "99-runtimevars.sh"} <= set(scripts)
+    # Whatever is there already is not touched.
+    soliton("build", "again.sif", "apps.sif").ok()
+    assert (
+        soliton("exec", "again.sif", "cat", "/.singularity.d/env/90-environment.sh").ok().out
+        == own.read_text()
     )
 
 

@@ -207,3 +207,16 @@ def test_no_process_outlives_the_container(
     process.wait(timeout=AMPLE)
     eventually(lambda: not _processes_of("98765"))
     eventually(lambda: not (_image_servers() - before))
+
+
+def test_a_script_that_does_not_say_by_what_is_run_by_the_shell(soliton: Program, busybox_sif: Path) -> None:
+    script = soliton.cwd / "bare"
+    script.write_text('echo "$1 from $0"\n')
+    script.chmod(0o755)
+    for name, words in ((f"{soliton.cwd}/bare", []), ("bare", ["--env", f"PREPEND_PATH={soliton.cwd}"])):
+        shown = soliton("exec", *words, busybox_sif, name, "hello").ok().out
+        assert shown == f"hello from {soliton.cwd}/bare\n"
+    # A program of another machine's is none.
+    script.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(100))
+    result = soliton("exec", busybox_sif, script)
+    assert result.status == 255 and "Exec format error" in result.err

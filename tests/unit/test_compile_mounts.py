@@ -176,6 +176,7 @@ def test_a_bind_out_of_an_image_that_makes_no_sense_is_refused(words: list[str])
         ("target=/b,type=bind,src=rel,readonly=true", [("/scratch/job/rel", "/b", "ro")]),
         ('type=bind,"src=/with,comma",dst=/b', [("/with,comma", "/b", "rw")]),
         ("type=bind,src=/with:colon,dst=/b,nonested", [("/with:colon", "/b", "rw")]),
+        ("source=/a,destination=/b", [("/a", "/b", "rw")]),
         ("type=bind,src=/a,dst=/a\ntype=bind,src=/b,dst=/b,ro\n", [("/a", "/a", "rw"), ("/b", "/b", "ro")]),
     ],
 )
@@ -186,7 +187,7 @@ def test_mount_in_all_its_forms(text: str, binds: list[tuple[str, str, str]]) ->
 @pytest.mark.parametrize(
     "text",
     [
-        "source=/a,destination=/b",
+        "type=,source=/a,destination=/b",
         "type=tmpfs,destination=/b",
         "type=bind,destination=/b",
         "type=bind,source=/a",

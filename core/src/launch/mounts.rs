@@ -25,6 +25,7 @@ pub struct Prepared<'p> {
     pub target: &'p Text,
     pub kind: Kind,
     optional: bool,
+    apart: bool,
     what: What<'p>,
 }
 
@@ -55,6 +56,7 @@ pub fn prepare<'p>(
                 target: &bind.target,
                 kind,
                 optional: false,
+                apart: false,
                 what: What::Tree(tree),
             }),
             Mount::Fuse(wish) => Some(Prepared::directory(&wish.target, What::Tree(programs.mount(wish)?))),
@@ -96,6 +98,7 @@ pub fn prepare<'p>(
                 target: &file.target,
                 kind: Kind::File,
                 optional: file.optional,
+                apart: false,
                 what: What::File {
                     content: Cow::Borrowed(file.content.as_bytes()),
                     mode: file.mode,
@@ -111,7 +114,7 @@ pub fn prepare<'p>(
 
 impl<'p> Prepared<'p> {
     fn directory(target: &'p Text, what: What<'p>) -> Prepared<'p> {
-        Prepared { target, kind: Kind::Directory, optional: false, what }
+        Prepared { target, kind: Kind::Directory, optional: false, apart: false, what }
     }
 }
 
@@ -138,7 +141,13 @@ fn open_bind(bind: &Bind) -> Result<Option<Prepared<'_>>, Failure> {
         attributes.set(attribute, wanted);
     }
     trees::restrict(tree.as_fd(), attributes).failed_at("mount", "mount_setattr", &bind.source)?;
-    Ok(Some(Prepared { target: &bind.target, kind, optional: bind.optional, what: What::Tree(tree) }))
+    Ok(Some(Prepared {
+        target: &bind.target,
+        kind,
+        optional: bind.optional,
+        apart: bind.apart,
+        what: What::Tree(tree),
+    }))
 }
 
 /// The table of interpreters of this user namespace, with one rule in it. The kernel opens the interpreter while the host's files can
@@ -170,6 +179,7 @@ fn merged<'p>(target: &'p Text, content: Result<Vec<u8>, String>) -> Option<Prep
             target,
             kind: Kind::File,
             optional: true,
+            apart: false,
             what: What::File { content: Cow::Owned(content), mode: 0o644, owner: None },
         }),
         Err(reason) => {
@@ -244,9 +254,12 @@ pub fn attach(
     if !matches!(surface, Surface::ReadOnly(_)) {
         own.insert(trees::mount_id(root).failed("mount", "statx")?);
     }
+    let mut places: Vec<&Text> = Vec::with_capacity(prepared.len());
     for (index, mount) in prepared.into_iter().enumerate() {
-        let optional = mount.optional;
-        match attach_one(root, session, index, mount, surface, &mut own) {
+        let (optional, target) = (mount.optional, mount.target);
+        let within = places.iter().any(|place| spelled_below(target, place));
+        places.push(target);
+        match attach_one(root, session, index, mount, within, surface, &mut own) {
             Err(failure)
                 if !(optional && failure.code == "bind-target")
                     || is_shortage(Errno::from_raw_os_error(failure.errno)) =>
@@ -264,10 +277,14 @@ fn attach_one(
     session: &Session,
     index: usize,
     mount: Prepared<'_>,
+    within: bool,
     surface: &Surface,
     own: &mut BTreeSet<u64>,
 ) -> Result<(), Failure> {
-    let target = open_target(root, &mount, own)?;
+    let target = open_target(root, &mount, within, own)?;
+    if mount.apart && trees::is_mount_point(target.as_fd()).failed("mount", "statx")? {
+        return Ok(());
+    }
     let tree = match &mount.what {
         What::Tree(tree) => tree,
         What::Own(tree, _) => {
@@ -290,8 +307,14 @@ fn attach_one(
     }
 }
 
-/// Opens a mount point, making it where the file system around it is the container's own.
-fn open_target(root: BorrowedFd<'_>, mount: &Prepared<'_>, own: &BTreeSet<u64>) -> Result<OwnedFd, Failure> {
+/// Opens a mount point, making it where it is missing: in a file system of the container's own, and in a directory of the host's if it was
+/// asked for there (`within` an earlier mount, as written). A link of the image leads no such thing to the host.
+fn open_target(
+    root: BorrowedFd<'_>,
+    mount: &Prepared<'_>,
+    within: bool,
+    own: &BTreeSet<u64>,
+) -> Result<OwnedFd, Failure> {
     let refuse =
         |errno, detail: &str| Failure::new("bind-target", "openat2", errno).at(mount.target).with(detail);
     let target = match resolve::open(root, mount.target, OFlags::PATH) {
@@ -300,10 +323,12 @@ fn open_target(root: BorrowedFd<'_>, mount: &Prepared<'_>, own: &BTreeSet<u64>) 
             let place = Location::find(root, mount.target).map_err(|errno| refuse(errno, ""))?;
             let around = place.deepest(root);
             let id = trees::mount_id(around).failed("mount", "statx")?;
-            if !own.contains(&id) {
-                return Err(refuse(Errno::NOENT, "the mount point lies in a directory of the host's"));
+            let detail =
+                if own.contains(&id) { "" } else { "the mount point lies in a directory of the host's" };
+            if !detail.is_empty() && (mount.optional || !within) {
+                return Err(refuse(Errno::NOENT, detail));
             }
-            return resolve::make(around, &place.missing, mount.kind).map_err(|errno| refuse(errno, ""));
+            return resolve::make(around, &place.missing, mount.kind).map_err(|errno| refuse(errno, detail));
         }
         Err(errno) => return Err(refuse(errno, "")),
     };

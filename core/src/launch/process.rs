@@ -177,6 +177,16 @@ impl Command {
         self.envp.iter().find_map(value)
     }
 
+    /// A script without a first line, as a shell would start it; returns if that is not what it is.
+    fn execute_by_shell(&self, errno: Errno, script: &Text) {
+        let shell = Text::from(scripts::SHELL).to_c_string();
+        if errno == Errno::NOEXEC && is_script(script) {
+            let mut argv = vec![shell.clone(), script.to_c_string()];
+            argv.extend(self.argv.iter().skip(1).cloned());
+            kernel::execve(&shell, &argv, &self.envp);
+        }
+    }
+
     /// Executes the payload; returns only if that failed.
     pub fn execute(&self) -> Result<Infallible, Failure> {
         let Some(name) = self.argv.first() else {
@@ -192,6 +202,7 @@ impl Command {
                 let reason = format!("{text} is a script for {interpreter}, which is not in the image");
                 return Err(Failure::because("exec", reason));
             }
+            self.execute_by_shell(errno, &text);
             return Err(Failure::new("exec", "execve", errno).at(&text));
         }
         let mut refusal = Errno::NOENT;
@@ -203,11 +214,20 @@ impl Command {
             match kernel::execve(&candidate.to_c_string(), &self.argv, &self.envp) {
                 Errno::NOENT | Errno::NOTDIR => {}
                 Errno::ACCESS => refusal = Errno::ACCESS,
-                errno => return Err(Failure::new("exec", "execve", errno).at(&candidate)),
+                errno => {
+                    self.execute_by_shell(errno, &candidate);
+                    return Err(Failure::new("exec", "execve", errno).at(&candidate));
+                }
             }
         }
         Err(Failure::new("not-found", "execve", refusal).at(&text))
     }
+}
+
+/// Whether a file that the kernel does not execute is a script that does not say by what: shells take it for one of theirs.
+fn is_script(path: &Text) -> bool {
+    first_bytes(&path.to_string(), 80)
+        .is_some_and(|start| !start.contains(&0) && !start.starts_with(b"\x7fELF"))
 }
 
 /// What is executed, by the plan's action.

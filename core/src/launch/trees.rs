@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::path::Arg;
@@ -100,4 +100,10 @@ pub fn attach_at(tree: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: impl Arg
 /// The kernel's number of the mount that a descriptor is on.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// Whether something is mounted at this very place: what is open is the root of a mount.
+pub fn is_mount_point(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let status = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+    Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }

@@ -78,6 +78,10 @@ def of_parts(
     if not base.is_image:
         below.insert(0, _tar(job, state, "skeleton", metadata.skeleton()))
         below.append(_tar(job, state, "scripts", metadata.base()))
+    elif base.bare:
+        # What the image has stands.
+        missing = metadata.skeleton(), metadata.base()
+        below[:0] = [_tar(job, state, f"missing-{number}", entries) for number, entries in enumerate(missing)]
     stack = (
         *below,
         *layers.records(job, state, list(without)),

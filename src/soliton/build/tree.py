@@ -35,4 +35,4 @@ def after(root: Root, base: Base) -> dict[str, bytes]:
     if base.oci_config is not None:
         # Written by the conversion for an image of its own; this build's definition takes its place.
         files.pop(DEFINITION, None)
-    return files if base.is_image else {**with_entries({}, base_scripts()), **files}
+    return files if base.is_image and not base.bare else {**with_entries({}, base_scripts()), **files}

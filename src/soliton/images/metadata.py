@@ -139,6 +139,11 @@ def base() -> tuple[Entry, ...]:
     return folders + tuple(_script(path, text) for path, text in texts.items())
 
 
+def has_scripts(tree: Mapping[str, bytes]) -> bool:
+    """Whether an image has all environment scripts of `base`; those of others, or of old, may lack some."""
+    return all(entry.path in tree for entry in base() if entry.path.startswith(f"{ENV}/"))
+
+
 def from_oci(config: OciConfig) -> tuple[Entry, ...]:
     """What an OCI image's configuration becomes; over `base`."""
     return (

@@ -155,17 +155,11 @@ def parse_data(text: str, *, cwd: str, origin: str) -> ImageBind:
 
 
 def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind | ImageBind]:
-    """`type=bind,source=…,destination=…[,ro]` in CSV, several separated by newlines."""
-    import csv
-
-    try:
-        records = list(csv.reader(line for line in text.split("\n") if line.strip()))
-    except csv.Error as error:
-        raise SolitonError(f"the mount `{text}` cannot be read", why=str(error)) from None
+    """`[type=bind,]source=…,destination=…[,ro]` in CSV, several separated by newlines."""
     binds: list[Bind | ImageBind] = []
-    for row in records:
-        source = target = kind = inside = id = None
-        read_only = False
+    for row in _rows(text):
+        source = target = inside = id = None
+        kind, read_only = "bind", False
         for item in row:
             key, equals, value = item.partition("=")
             key = key.strip()
@@ -195,6 +189,29 @@ def parse_mounts(text: str, *, cwd: str, origin: str) -> list[Bind | ImageBind]:
             )
         binds.append(_bind(_absolute(source, cwd), _place(target, text), read_only, inside, id, origin))
     return binds
+
+
+def unnested(text: str) -> set[str]:
+    """Of the same text, the places that containers inside the container are not to be told of."""
+    if "nonested" not in text:
+        return set()
+    keys = ("destination", "dst", "target")
+    return {
+        _place(value, text)
+        for row in _rows(text)
+        if any(item.strip() == "nonested" for item in row)
+        for key, _, value in (item.partition("=") for item in row)
+        if key.strip() in keys
+    }
+
+
+def _rows(text: str) -> list[list[str]]:
+    import csv
+
+    try:
+        return list(csv.reader(line for line in text.split("\n") if line.strip()))
+    except csv.Error as error:
+        raise SolitonError(f"the mount `{text}` cannot be read", why=str(error)) from None
 
 
 def parse_home(text: str, *, cwd: str) -> tuple[str, str]:

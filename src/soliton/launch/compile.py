@@ -10,7 +10,7 @@ from soliton.errors import ImageError, LaunchError, SolitonError, UsageError
 from soliton.launch import guard
 from soliton.launch import identity as identities
 from soliton.launch.environment import compile_environment
-from soliton.launch.mounts import compile_mounts, home_of, user_binds
+from soliton.launch.mounts import compile_mounts, destinations, home_of, user_binds
 from soliton.launch.plan import (
     DirectoryRoot,
     DirectSurface,
@@ -115,7 +115,7 @@ def compile(
                 host.environment,
                 home=home,
                 container=path,
-                destinations=tuple(bind.target for bind in binds),
+                destinations=destinations(request, binds),
                 passing=guard.passing(request, config, host.environment, mounts),
             ),
             cwd=_working_directories(request, host, home),

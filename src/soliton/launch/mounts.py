@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from soliton.errors import SolitonError
-from soliton.launch.binds import ImageBind, parse_binds, parse_data, parse_home, parse_mounts
+from soliton.launch.binds import ImageBind, parse_binds, parse_data, parse_home, parse_mounts, unnested
 from soliton.launch.plan import (
     Bind,
     Cgroups,
@@ -72,6 +72,12 @@ def user_binds(
         read_only = bind.read_only or not getattr(root, "writable", False)
         binds.append(DataBind(root, bind.inside, bind.target, read_only, bind.origin))
     return sorted(binds, key=lambda bind: bind.target.split("/"))
+
+
+def destinations(request: ActionRequest, binds: Iterable[Bind | DataBind]) -> tuple[str, ...]:
+    """Where the binds are, as containers inside are told of them."""
+    hidden = {target for text in request.mount for target in unnested(text)}
+    return tuple(bind.target for bind in binds if bind.target not in hidden)
 
 
 def _origins(request: ActionRequest, option: str) -> list[str]:
@@ -192,12 +198,18 @@ def _home(request: ActionRequest, config: Config, host: Host, skipped: set[str],
 def _tmp(request: ActionRequest, config: Config, host: Host, skipped: set[str], size: int) -> list[Mount]:
     if not config.mount_tmp or "tmp" in skipped:
         return []
+    # Some images have a link at one of the two that leads to the other, which is then the one that there is.
     pairs = (("/tmp", "tmp"), ("/var/tmp", "var_tmp"))
     if not request.contain:
-        return [Bind(path, path, optional=True, origin="mount tmp") for path, _ in pairs]
+        return [
+            Bind(path, path, optional=True, apart=path != "/tmp", origin="mount tmp") for path, _ in pairs
+        ]
     if request.workdir:
         base = _workdir(request, host)
-        return [Bind(posixpath.join(base, name), path, origin="--workdir") for path, name in pairs]
+        return [
+            Bind(posixpath.join(base, name), path, apart=path != "/tmp", origin="--workdir")
+            for path, name in pairs
+        ]
     return [Tmpfs(path, size, 0o1777, origin="--contain") for path, _ in pairs]
 
 
@@ -221,12 +233,13 @@ def _identity_files(
     if config.config_group and not writable_root:
         groups = (("root", 0),) if as_root else host.groups
         mounts.append(GroupFile(groups, "root" if uid == 0 else host.name, origin="config group"))
+    resolver = config.config_resolv_conf and "/etc/resolv.conf" not in request.no_mount
     if request.dns:
         text = "".join(f"nameserver {address.strip()}\n" for address in request.dns)
         mounts.append(SynthesizedFile("/etc/resolv.conf", text, optional=True, origin="--dns"))
-    elif config.config_resolv_conf and resolv_conf:
+    elif resolver and resolv_conf:
         mounts.append(SynthesizedFile("/etc/resolv.conf", resolv_conf, optional=True, origin="--network"))
-    elif config.config_resolv_conf and host.resolv_conf:
+    elif resolver and host.resolv_conf:
         mounts.append(
             Bind("/etc/resolv.conf", "/etc/resolv.conf", optional=True, origin="config resolv_conf")
         )

@@ -152,6 +152,7 @@ class Bind:
     """`source` of the host (absolute, resolved there) appears at `target` inside, submounts included.
 
     optional: a missing source, or a target that cannot be made, is passed over.
+    apart: left out where a link of the image leads the target to a place at which something is mounted already.
     origin: the flag, variable, directive or default this comes from, for people.
     """
 
@@ -162,6 +163,7 @@ class Bind:
     nodev: bool = True
     noexec: bool = False
     optional: bool = False
+    apart: bool = False
     origin: str = ""
     kind: Literal["bind"] = "bind"
 

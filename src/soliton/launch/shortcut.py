@@ -90,7 +90,7 @@ RECORDS = {
     "DirectSurface": "kind",
     "TmpfsSurface": "size kind",
     # Whether a source exists is the core's to find out at each launch.
-    "Bind": "source target read_only nosuid nodev noexec optional origin kind",
+    "Bind": "source target read_only nosuid nodev noexec optional apart origin kind",
     "Tmpfs": "target size mode origin kind",
     "Proc": "target origin kind",
     "Sys": "target origin kind",

@@ -16,13 +16,14 @@ from soliton.record import replace
 class Base:
     """What a stage starts from; read, never written.
 
-    is_image: brings a `/.singularity.d`. oci_config: the configuration of an OCI image, for the SIF. source: reference and
+    is_image: brings a `/.singularity.d`. bare: an image that lacks scripts which every image has now, and gets them. oci_config: the configuration of an OCI image, for the SIF. source: reference and
     digest of an image in a registry. architecture: OCI name, None where nobody says. digest: `sha256:…` of what was named;
     empty where it is to be computed from the file, or there is none.
     """
 
     root: ImageRoot | DirectoryRoot
     is_image: bool = True
+    bare: bool = False
     oci_config: bytes | None = None
     source: tuple[str, str] | None = None
     architecture: str | None = None
