@@ -414,7 +414,8 @@ def test_an_image_that_lacks_the_usual_scripts_gets_them_and_keeps_its_own(
     assert soliton("run", "--app", "hello", "apps.sif").ok().out == "hello 1\n"
     scripts = soliton("exec", "apps.sif", "ls", "/.singularity.d/env").ok().out.split()
     assert {"01-base.sh", "95-apps.sh", "99-base.sh", "99-runtimevars.sh"} <= set(scripts)
-    # Whatever is there already is not touched.
+    # Nothing to run is added, so that is the shell as before; whatever is there already is not touched.
+    assert soliton("run", "base.sif", "-c", "echo shell").ok().out == "shell\n"
     soliton("build", "again.sif", "apps.sif").ok()
     assert (
         soliton("exec", "again.sif", "cat", "/.singularity.d/env/90-environment.sh").ok().out

@@ -439,8 +439,9 @@ def test_scripts_of_the_image_may_take_only_so_long(instances: Program, busybox_
     root = instances.cwd / "slow"
     instances("build", "--sandbox", root, busybox_sandbox).ok()
     (root / ".singularity.d/env/95-slow.sh").write_text("while true; do sleep 1; done\n")
-    started = instances("instance", "run", "--runscript-timeout", "1s", root, "a").ok()
-    assert "they took longer than 1 s" in started.err
+    started = instances("instance", "run", "--runscript-timeout", "1s", root, "a")
+    assert started.status == 255 and "they took longer than 1 s" in started.err
+    assert names(instances) == []
 
 
 def test_logs_are_appended_and_stay(instances: Program, busybox_sif: Path) -> None:

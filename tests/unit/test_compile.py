@@ -65,7 +65,6 @@ def test_a_sandbox_is_its_directory() -> None:
     ("words", "privileged", "capabilities"),
     [
         ("", False, "none"),
-        ("--keep-privs", False, "none"),
         ("--fakeroot", False, "all"),
         ("--fakeroot --keep-privs", False, "all"),
         ("--fakeroot --no-privs", False, "none"),
@@ -359,6 +358,7 @@ def test_the_same_request_gives_the_same_plan(root: ImageRoot | DirectoryRoot) -
         ("--bind a:b:c:d", "`a:b:c:d` is not a bind"),
         ("--bind /a:relative", "`relative` in the bind"),
         ("--bind /a:/b:fast", "`fast` in the bind `/a:/b:fast` is not a bind option"),
+        ("--keep-privs", "`--keep-privs` needs root"),
         ("--mount type=tmpfs,destination=/b", "is not of type=bind"),
         ("--mount type=bind,source=/a", "needs a source and an absolute destination"),
         ("--mount type=bind,source=/a,destination=/b,rw", "`rw` in the mount"),

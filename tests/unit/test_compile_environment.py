@@ -174,6 +174,15 @@ def test_search_paths_are_handled_apart_and_home_is_not_set_so() -> None:
     assert environment.fixed["HOME"] == "/home/ada"
 
 
+def test_what_soliton_says_of_a_container_is_not_set_so_and_functions_of_a_shell_stay_out() -> None:
+    environment = plan_for(
+        ["exec", "--env", "APPTAINER_SHELL=/x", "IMAGE", "x"],
+        {"APPTAINERENV_APPTAINER_APPNAME": "a", "SINGULARITYENV_A": "1", "BASH_FUNC_module%%": "() { :; }"},
+    ).process.environment
+    assert environment.injected == {"A": "1"}
+    assert not any(name.startswith("BASH_FUNC") for name in environment.host)
+
+
 def test_what_the_container_is_told_of_itself() -> None:
     line = "exec --app calc --no-eval -B /b:/x,/a IMAGE x"
     twins = {

@@ -8,6 +8,11 @@ use crate::text::Text;
 
 /// The script after which the caller's own variables are set.
 const LAST_OF_THE_IMAGE: &[u8] = b"99-base.sh";
+/// Puts the chosen app's own scripts to work.
+const OF_APPS: &[u8] = b"95-apps.sh";
+/// What the caller says of PATH, under the names that images' `99-runtimevars.sh` heeds: before it, behind it, instead of it.
+pub const OF_PATH: [&str; 3] =
+    ["SING_USER_DEFINED_PREPEND_PATH", "SING_USER_DEFINED_APPEND_PATH", "SING_USER_DEFINED_PATH"];
 /// Searched whatever an image says.
 pub const STANDARD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -53,31 +58,51 @@ impl Wish<'_> {
     }
 
     fn all(&self, interpreter: &mut Interpreter) -> Step<()> {
-        let mut injected = false;
+        let is = |script: &Path, name: &[u8]| script.as_os_str().as_encoded_bytes().ends_with(name);
+        let inject = |interpreter: &mut Interpreter| {
+            if !self.scripts.iter().any(|script| is(script, OF_APPS)) {
+                for script in self.app_scripts {
+                    script_of(interpreter, script)?;
+                }
+            }
+            self.inject(interpreter)
+        };
+        let mut chosen = None;
         for script in self.scripts {
             script_of(interpreter, script)?;
-            if script.as_os_str().as_encoded_bytes().ends_with(LAST_OF_THE_IMAGE) {
-                self.inject(interpreter)?;
-                injected = true;
+            if is(script, LAST_OF_THE_IMAGE) {
+                chosen = Some(inject(interpreter)?);
             }
         }
-        if !injected {
-            self.inject(interpreter)?;
-        }
-        for script in self.app_scripts {
-            script_of(interpreter, script)?;
-        }
-        self.search_path(interpreter)
+        let chosen = match chosen {
+            Some(chosen) => chosen,
+            None => inject(interpreter)?,
+        };
+        search_path(interpreter, chosen)
     }
 
-    fn inject(&self, interpreter: &mut Interpreter) -> Step<()> {
+    /// Sets what the caller gave; whether that says all of PATH.
+    fn inject(&self, interpreter: &mut Interpreter) -> Step<bool> {
+        let own = OF_PATH[2].as_bytes();
+        let before = interpreter.variable(b"PATH", 0)?.map(<[u8]>::to_vec);
         for file in &self.environment.files {
             match interpreter.text(file.as_bytes()) {
                 Err(reason) if interpreter.lenient => interpreter.leave_out(reason),
                 result => result?,
             }
         }
-        for (key, value) in &self.environment.injected {
+        let path = interpreter.variable(b"PATH", 0)?.map(<[u8]>::to_vec);
+        if path != before
+            && let (Some(path), Some(before)) = (path, before)
+        {
+            // What a file says of it is evaluated once more, as values are: some write `\$PATH` there.
+            interpreter.export(b"PATH", before)?;
+            interpreter.text(&export(own, &evaluated(&path)))?;
+        }
+        let paths = of_path(self.environment);
+        for (key, value) in
+            self.environment.injected.iter().chain(paths.iter().map(|(key, value)| (key, *value)))
+        {
             if !is_name(key.as_bytes()) {
                 continue;
             }
@@ -101,29 +126,49 @@ impl Wish<'_> {
                 let _ = interpreter.export(key.as_bytes(), value.as_bytes().to_vec());
             }
         }
-        Ok(())
+        Ok(interpreter.variable(own, 0)?.is_some_and(|path| !path.is_empty()))
     }
+}
 
-    fn search_path(&self, interpreter: &mut Interpreter) -> Step<()> {
-        let wish = self.environment;
-        let mut path = match &wish.path {
-            Some(path) => path.as_bytes().to_vec(),
-            None => interpreter.variable(b"PATH", 0)?.unwrap_or_default().to_vec(),
-        };
-        if let Some(before) = &wish.prepend_path {
-            path = [before.as_bytes(), b":", &path].concat();
+/// What the caller says of PATH, as variables.
+pub fn of_path(wish: &Environment) -> Vec<(Text, &Text)> {
+    let values = [&wish.prepend_path, &wish.append_path, &wish.path];
+    OF_PATH
+        .iter()
+        .zip(values)
+        .filter_map(|(name, value)| Some((Text::from(*name), value.as_ref()?)))
+        .collect()
+}
+
+/// PATH at the end: with what the caller says of it, where no script of the image has seen to that, and, unless that is all of
+/// it (`chosen`), with the standard places.
+fn search_path(interpreter: &mut Interpreter, chosen: bool) -> Step<()> {
+    let mut said = Vec::new();
+    for name in OF_PATH {
+        let value = interpreter.variable(name.as_bytes(), 0)?.unwrap_or_default().to_vec();
+        said.push(value);
+        if interpreter.has(name.as_bytes()) {
+            interpreter.unset(name.as_bytes(), 0)?;
         }
-        if let Some(behind) = &wish.append_path {
-            path = [&path, b":".as_slice(), behind.as_bytes()].concat();
-        }
-        for directory in STANDARD_PATH.split(':') {
-            if !path.split(|&byte| byte == b':').any(|part| part == directory.as_bytes()) {
-                path.push(b':');
-                path.extend_from_slice(directory.as_bytes());
-            }
-        }
-        interpreter.export(b"PATH", path)
     }
+    let [before, behind, instead] = [&said[0], &said[1], &said[2]];
+    let mut path = interpreter.variable(b"PATH", 0)?.unwrap_or_default().to_vec();
+    if !before.is_empty() {
+        path = [before, b":".as_slice(), &path].concat();
+    }
+    if !behind.is_empty() {
+        path = [&path, b":".as_slice(), behind].concat();
+    }
+    if !instead.is_empty() {
+        path.clone_from(instead);
+    }
+    for directory in STANDARD_PATH.split(':').filter(|_| !chosen) {
+        if !path.split(|&byte| byte == b':').any(|part| part == directory.as_bytes()) {
+            path.push(b':');
+            path.extend_from_slice(directory.as_bytes());
+        }
+    }
+    interpreter.export(b"PATH", path)
 }
 
 fn start<'a>(given: impl IntoIterator<Item = (&'a Text, &'a Text)>) -> Step<Interpreter> {

@@ -162,6 +162,10 @@ pub fn explain(failure: &Failure) {
             "the image cannot be booted",
             &[&failure.detail, "or leave `--boot` out: a startscript starts services, too"],
         ),
+        "environment" => fatal(
+            "the image's environment scripts were given up",
+            &[&failure.detail, "`--runscript-timeout` of `run` and `instance run` gives them more time"],
+        ),
         "app" => fatal(&format!("the app `{name}` cannot be used"), &[&failure.detail]),
         "exec" if failure.call == "execve" => {
             let what = format!("\"{name}\" cannot be executed");

@@ -19,6 +19,7 @@ pub mod instance;
 pub mod join;
 pub mod kernel;
 mod label;
+mod libraries;
 pub mod locale;
 pub mod mounts;
 pub mod namespaces;

@@ -12,7 +12,7 @@ use rustix::thread::{Gid, Uid};
 
 use super::failure::{Context, Failure, info, warn};
 use super::notes::Notes;
-use super::{capabilities, kernel, label, locale, recorder, scripts, seccomp};
+use super::{capabilities, kernel, label, libraries, locale, recorder, scripts, seccomp};
 use crate::environment::entry;
 use crate::plan::{Action, Capabilities, Identity, Plan, Process};
 use crate::text::Text;
@@ -20,8 +20,6 @@ use crate::text::Text;
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LARGEST_RUNSCRIPT: u64 = 1 << 20;
-/// Where libraries of the host are shown.
-const LIBRARIES: &[u8] = b"/.singularity.d/libs";
 const METADATA: &str = "/.singularity.d";
 /// Where control groups are seen.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -130,7 +128,7 @@ impl Command {
         {
             return Err(Failure::because("app", "the image has no such app").at(app));
         }
-        let mut environment = environment(process);
+        let mut environment = environment(process, libraries::are_shown(plan))?;
         let words = match without_shell(process, &environment) {
             Some(words) => words?,
             None => words(process)?,
@@ -342,9 +340,9 @@ fn exists(path: &Text) -> bool {
     rustix::fs::access(path.as_os_str(), rustix::fs::Access::EXISTS).is_ok()
 }
 
-fn environment(process: &Process) -> Vec<(Text, Text)> {
+fn environment(process: &Process, libraries_shown: bool) -> Result<Vec<(Text, Text)>, Failure> {
     let wish = &process.environment;
-    let mut all = scripts::environment(process).unwrap_or_else(|| {
+    let mut all = scripts::environment(process)?.unwrap_or_else(|| {
         let mut all = wish.host.clone();
         all.extend(wish.injected.clone());
         all.extend(wish.fixed.clone());
@@ -358,12 +356,7 @@ fn environment(process: &Process) -> Vec<(Text, Text)> {
     });
     all.entry("PATH".into()).or_insert_with(|| Text::new(DEFAULT_PATH));
     if wish.scripts {
-        // Where libraries of the host are shown, behind whatever the image says.
-        let libraries = all.entry("LD_LIBRARY_PATH".into()).or_insert_with(|| Text::new(*b""));
-        if !libraries.as_bytes().split(|&byte| byte == b':').any(|part| part == LIBRARIES) {
-            let parts = [libraries.as_bytes(), LIBRARIES];
-            *libraries = Text::new(if libraries.is_empty() { LIBRARIES.to_vec() } else { parts.join(&b':') });
-        }
+        libraries::complete(&mut all, libraries_shown);
     }
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }

@@ -8,15 +8,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::failure::warn;
+use super::failure::{Failure, warn};
 use super::kernel::{self, Forked};
 use super::seccomp;
-use crate::environment::chain::{STANDARD_PATH, Wish, evaluated, export, literal, scripts};
+use crate::environment::chain::{OF_PATH, STANDARD_PATH, Wish, evaluated, export, literal, of_path, scripts};
 use crate::environment::{Interpreter, is_name};
 use crate::plan::{Environment, Process};
 use crate::text::Text;
@@ -26,6 +26,8 @@ pub const SHELL: &str = "/bin/sh";
 /// peers' own interpreter knows whatever the image's /bin/sh is.
 const BASH: &str = "/bin/bash";
 const FOLDER: &str = "/.singularity.d/env";
+/// What images had before they had that folder.
+const OLD: &str = "/environment";
 /// Descriptors that the shells use to say "ready" and to wait.
 const READY: RawFd = 8;
 const WAIT: RawFd = 9;
@@ -36,12 +38,12 @@ const LARGEST: u64 = 64 << 20;
 pub type Variables = BTreeMap<Text, Text>;
 
 /// The payload's environment where the image's scripts have a say; `None` where they have none.
-pub fn environment(process: &Process) -> Option<Variables> {
+pub fn environment(process: &Process) -> Result<Option<Variables>, Failure> {
     let wish = &process.environment;
-    let found = if wish.scripts { scripts(Path::new(FOLDER)) } else { Vec::new() };
-    let asked = wish.evaluate && wish.scripts && !(wish.injected.is_empty() && wish.files.is_empty());
-    if found.is_empty() && !asked {
-        return None;
+    let found = if wish.scripts { of_image() } else { Vec::new() };
+    let given = !(wish.injected.is_empty() && wish.files.is_empty() && of_path(wish).is_empty());
+    if found.is_empty() && !(given && wish.evaluate && wish.scripts) {
+        return Ok(None);
     }
     let app_scripts = match &process.app {
         Some(app) => scripts(Text::new([b"/scif/apps/", app.as_bytes(), b"/scif/env"].concat()).as_path()),
@@ -53,18 +55,22 @@ pub fn environment(process: &Process) -> Option<Variables> {
     given.entry("PATH".into()).or_insert_with(|| STANDARD_PATH.into());
     let chain = Wish { environment: wish, scripts: &found, app_scripts: &app_scripts };
     if let Ok(interpreter) = chain.carry_out(&given) {
-        return Some(finished(variables(&interpreter), &given, wish));
+        return Ok(Some(finished(variables(&interpreter), &given, wish)));
     }
     if has_shell() {
-        return match ask(&script(wish, process.app.as_ref()), &given, process) {
-            Ok(found) => Some(finished(found, &given, wish)),
-            Err(reason) => {
+        return match ask(&script(wish, &found, &app_scripts), &given, process) {
+            Ok(found) => Ok(Some(finished(found, &given, wish))),
+            Err(Trouble::Patience(seconds)) => {
+                let detail = format!("they took longer than {seconds} s");
+                Err(Failure::because("environment", detail))
+            }
+            Err(Trouble::Other(reason)) => {
                 warn(&format!("the image's environment scripts could not be run: {reason}"));
-                None
+                Ok(None)
             }
         };
     }
-    match chain.carry_out_what_can_be(&given) {
+    Ok(match chain.carry_out_what_can_be(&given) {
         Ok(interpreter) => {
             for reason in &interpreter.left_out {
                 warn(&format!(
@@ -77,6 +83,26 @@ pub fn environment(process: &Process) -> Option<Variables> {
             warn(&format!("the image has no {SHELL}, so its environment scripts were not run: {reason}"));
             None
         }
+    })
+}
+
+fn of_image() -> Vec<PathBuf> {
+    let old = Path::new(OLD);
+    if !Path::new(FOLDER).is_dir() && old.is_file() {
+        return vec![old.to_owned()];
+    }
+    scripts(Path::new(FOLDER))
+}
+
+/// Why a shell did not tell the environment.
+enum Trouble {
+    Patience(u64),
+    Other(String),
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Trouble {
+        Trouble::Other(reason)
     }
 }
 
@@ -115,59 +141,79 @@ fn finished(mut found: Variables, given: &Variables, wish: &Environment) -> Vari
 }
 
 /// What the shell is to do, up to and including the waiting.
-fn script(wish: &Environment, app: Option<&Text>) -> Vec<u8> {
+fn script(wish: &Environment, found: &[PathBuf], app_scripts: &[PathBuf]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut put = |text: &[u8]| out.extend_from_slice(text);
+    let [before, behind, instead] = OF_PATH;
     // A prompt is preset by some shells and dropped by others.
     put(b"unset PS1\n");
+    // Not every shell tells who the user is.
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    put(format!(
+        "[ -n \"$UID\" ] || UID={0}\n[ -n \"$EUID\" ] || EUID={0}\n[ -n \"$GID\" ] || GID={1}\n",
+        uid.as_raw(),
+        gid.as_raw()
+    )
+    .as_bytes());
     put(b"soliton_inject() {\n:\n");
-    for file in &wish.files {
-        put(file.as_bytes());
-        put(b"\n");
+    if !wish.files.is_empty() {
+        put(b"soliton_before=$PATH\n");
+        for file in &wish.files {
+            put(file.as_bytes());
+            put(b"\n");
+        }
+        // Evaluated once more, as values are: some write `\$PATH` in a file.
+        put(b"if [ \"$PATH\" != \"$soliton_before\" ]; then\nsoliton_path=$PATH\nPATH=$soliton_before\n");
+        put(format!(
+            "eval \"export {instead}=\\\"$soliton_path\\\"\"\nfi\nunset soliton_before soliton_path\n"
+        )
+        .as_bytes());
     }
-    for (key, value) in &wish.injected {
+    let paths = of_path(wish);
+    for (key, value) in wish.injected.iter().chain(paths.iter().map(|(key, value)| (key, *value))) {
         if !is_name(key.as_bytes()) {
             continue;
         }
         let value = if wish.evaluate { evaluated(value.as_bytes()) } else { literal(value.as_bytes()) };
         put(&export(key.as_bytes(), &value));
     }
-    put(b"}\nfor soliton_script in /.singularity.d/env/*.sh; do\n");
-    put(b"[ -f \"$soliton_script\" ] && . \"$soliton_script\"\n");
-    put(b"case $soliton_script in */99-base.sh) soliton_inject; soliton_done=1 ;; esac\ndone\n");
-    put(b"[ -n \"$soliton_done\" ] || soliton_inject\n");
-    if let Some(app) = app {
-        let folder = [b"/scif/apps/", app.as_bytes(), b"/scif/env"].concat();
-        put(b"for soliton_script in ");
-        put(&literal(&folder));
-        put(b"/*.sh; do [ -f \"$soliton_script\" ] && . \"$soliton_script\"; done\n");
+    put(format!("[ -z \"${instead}\" ] || soliton_chosen=1\n}}\n").as_bytes());
+    let source = |script: &Path| {
+        let path = literal(script.as_os_str().as_encoded_bytes());
+        [b"[ -f ", path.as_slice(), b" ] && . ", &path, b"\n"].concat()
+    };
+    let ends =
+        |script: &PathBuf, name: &str| script.as_os_str().as_encoded_bytes().ends_with(name.as_bytes());
+    let mut inject = b"soliton_inject\n".to_vec();
+    if !found.iter().any(|script| ends(script, "/95-apps.sh")) {
+        inject = [app_scripts.iter().flat_map(|script| source(script)).collect(), inject].concat();
     }
-    if let Some(path) = &wish.path {
-        put(b"PATH=");
-        put(&literal(path.as_bytes()));
-        put(b"\n");
+    for script in found {
+        put(&source(script));
+        if ends(script, "/99-base.sh") {
+            put(&inject);
+        }
     }
-    if let Some(path) = &wish.prepend_path {
-        put(b"PATH=");
-        put(&literal(path.as_bytes()));
-        put(b":$PATH\n");
+    if !found.iter().any(|script| ends(script, "/99-base.sh")) {
+        put(&inject);
     }
-    if let Some(path) = &wish.append_path {
-        put(b"PATH=$PATH:");
-        put(&literal(path.as_bytes()));
-        put(b"\n");
-    }
-    // The standard places are searched whatever an image says.
+    put(format!("[ -z \"${before}\" ] || PATH=${before}:$PATH\n").as_bytes());
+    put(format!("[ -z \"${behind}\" ] || PATH=$PATH:${behind}\n").as_bytes());
+    put(format!("[ -z \"${instead}\" ] || PATH=${instead}\n").as_bytes());
+    // The standard places are searched whatever an image says, but not whatever the caller says.
+    put(b"if [ -z \"$soliton_chosen\" ]; then\n");
     for directory in STANDARD_PATH.split(':') {
         put(format!("case :$PATH: in *:{directory}:*) ;; *) PATH=$PATH:{directory} ;; esac\n").as_bytes());
     }
-    put(b"export PATH\nunset soliton_script soliton_done\nunset -f soliton_inject\n");
+    put(b"fi\n");
+    put(format!("export PATH\nunset soliton_chosen {before} {behind} {instead}\nunset -f soliton_inject\n")
+        .as_bytes());
     put(format!("exec {SHELL} -c 'echo >&{READY}; read -r soliton_wait <&{WAIT}'\n").as_bytes());
     out
 }
 
 /// Runs the script and reads the environment it ends in.
-fn ask(script: &[u8], given: &Variables, process: &Process) -> Result<Variables, String> {
+fn ask(script: &[u8], given: &Variables, process: &Process) -> Result<Variables, Trouble> {
     let said = |error: rustix::io::Errno| std::io::Error::from(error).to_string();
     let (ready, ready_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
     let (wait, wait_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(said)?;
@@ -238,17 +284,17 @@ fn run(script: &[u8], given: &Variables, filter: &[u64], ready: &OwnedFd, wait: 
     kernel::exit_now(255)
 }
 
-fn wait_and_read(pid: Pid, ready: &OwnedFd, patience: Duration) -> Result<Variables, String> {
+fn wait_and_read(pid: Pid, ready: &OwnedFd, patience: Duration) -> Result<Variables, Trouble> {
     let mut poll = [rustix::event::PollFd::new(ready, rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
     match rustix::event::poll(&mut poll, Some(&limit)) {
-        Ok(0) => return Err(format!("they took longer than {} s", patience.as_secs())),
+        Ok(0) => return Err(Trouble::Patience(patience.as_secs())),
         Ok(_) => {}
-        Err(errno) => return Err(std::io::Error::from(errno).to_string()),
+        Err(errno) => return Err(Trouble::Other(std::io::Error::from(errno).to_string())),
     }
     let mut byte = [0];
     if !matches!(rustix::io::read(ready, &mut byte), Ok(1)) {
-        return Err("a script ended the shell".to_owned());
+        return Err(Trouble::Other("a script ended the shell".to_owned()));
     }
     let mut text = Vec::new();
     let path = format!("/proc/{}/environ", pid.as_raw_nonzero());

@@ -80,7 +80,7 @@ def of_parts(
         below.append(_tar(job, state, "scripts", metadata.base()))
     elif base.bare:
         # What the image has stands.
-        missing = metadata.skeleton(), metadata.base()
+        missing = metadata.skeleton(), metadata.supplement()
         below[:0] = [_tar(job, state, f"missing-{number}", entries) for number, entries in enumerate(missing)]
     stack = (
         *below,

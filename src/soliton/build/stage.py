@@ -106,7 +106,7 @@ def start_from(job: Job, state: StageState) -> None:
         state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
     elif not metadata.has_scripts(state.base_tree):
         state.base = base = dataclasses.replace(base, bare=True)
-        state.base_tree = {**metadata.with_entries({}, metadata.base()), **state.base_tree}
+        state.base_tree = {**metadata.with_entries({}, metadata.supplement()), **state.base_tree}
     state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
     record.took_base(job, state)
     if job.cache is not None and not state.key:

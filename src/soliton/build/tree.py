@@ -9,7 +9,7 @@ from __future__ import annotations
 from soliton import core
 from soliton.build.bootstrap import Base
 from soliton.images.inspection import APPS, wanted_paths
-from soliton.images.metadata import DEFINITION, POST_LABELS, with_entries
+from soliton.images.metadata import DEFINITION, POST_LABELS, supplement, with_entries
 from soliton.images.metadata import base as base_scripts
 from soliton.launch.plan import Root
 
@@ -35,4 +35,6 @@ def after(root: Root, base: Base) -> dict[str, bytes]:
     if base.oci_config is not None:
         # Written by the conversion for an image of its own; this build's definition takes its place.
         files.pop(DEFINITION, None)
-    return files if base.is_image and not base.bare else {**with_entries({}, base_scripts()), **files}
+    if base.is_image and not base.bare:
+        return files
+    return {**with_entries({}, supplement() if base.bare else base_scripts()), **files}

@@ -139,6 +139,12 @@ def base() -> tuple[Entry, ...]:
     return folders + tuple(_script(path, text) for path, text in texts.items())
 
 
+def supplement() -> tuple[Entry, ...]:
+    """Of `base`, what an image gets that lacks some of it: all but what says what to run, which it says by having none."""
+    left_out = (f"{PREFIX}/runscript", f"{PREFIX}/startscript")
+    return tuple(entry for entry in base() if entry.path not in left_out)
+
+
 def has_scripts(tree: Mapping[str, bytes]) -> bool:
     """Whether an image has all environment scripts of `base`; those of others, or of old, may lack some."""
     return all(entry.path in tree for entry in base() if entry.path.startswith(f"{ENV}/"))

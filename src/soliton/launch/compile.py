@@ -294,6 +294,12 @@ def _capabilities(
     root = request.fakeroot or host.privileged
     if host.privileged and config.root_default_capabilities == "no":
         root = request.keep_privs
+    if request.keep_privs and not (request.fakeroot or host.privileged or request.boot):
+        raise SolitonError(
+            "`--keep-privs` needs root",
+            why="an ordinary user has no privileges that a container could keep",
+            remedy="`--fakeroot` makes you root inside, with all that root has there",
+        )
     none = request.no_privs or not root
     dropped = request.drop_caps
     if request.boot and not request.keep_privs:

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 #: Prefixes of variables that are set inside without the prefix; the first beats the others.
 INJECTING = ("SOLITONENV_", "APPTAINERENV_", "SINGULARITYENV_")
-_OWN = ("SOLITON_", "APPTAINER_", "SINGULARITY_", "_SOLITON_", *INJECTING)
+#: Functions that bash exports call programs of the host's: `module` and `which` are such, on many clusters.
+_FUNCTIONS = "BASH_FUNC_"
+_OWN = ("SOLITON_", "APPTAINER_", "SINGULARITY_", "_SOLITON_", *INJECTING, _FUNCTIONS)
+#: What nobody sets by a variable.
+_NOT_INJECTED = (
+    "HOME",
+    *(f"{who}_{what}" for who in ("APPTAINER", "SINGULARITY") for what in ("APPNAME", "SHELL")),
+)
 _NOT_PASSED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND"})
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
 _KEPT_CLEAN = frozenset({"TERM", *_PROXIES, *(name.upper() for name in _PROXIES)})
@@ -96,7 +103,8 @@ def compile_environment(
                     injected[key] = value
         files = tuple(script_of_env_file(text) for text in request.env_files)
     injected.update(request.env)
-    injected.pop("HOME", None)
+    for name in _NOT_INJECTED:
+        injected.pop(name, None)
     path = injected.pop("PATH", None)
     prepend = injected.pop("PREPEND_PATH", None)
     append = injected.pop("APPEND_PATH", None)
