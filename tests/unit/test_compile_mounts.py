@@ -91,19 +91,19 @@ def test_every_mount_says_where_it_comes_from() -> None:
         (r"/with\,comma:/x", [("/with,comma", "/x", "rw")]),
         ("/with blank/é:/x", [("/with blank/é", "/x", "rw")]),
         ("/a//b/:/x//y/", [("/a/b", "/x/y", "rw")]),
+        (",/a, /b:/x ,,", [("/a", "/a", "rw"), ("/b", "/x", "rw")]),
     ],
 )
 def test_bind_in_all_its_forms(text: str, binds: list[tuple[str, str, str]]) -> None:
     assert bound(plan_for(["exec", "--bind", text, "IMAGE", "x"]), "--bind") == binds
     assert bound(plan_for(["exec", "-B" + text, "IMAGE", "x"]), "--bind") == binds
+    assert bound(plan_for(["exec", "--bind", text, "--bind", "", "IMAGE", "x"]), "--bind") == binds
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is not a bind"),
         (":/x", "is not a bind"),
-        ("/a,,/b", "is not a bind"),
         ("/a:/b:ro:rw", "is not a bind"),
         ("/a:b", "is not an absolute path"),
         ("/", "would cover the whole container"),

@@ -59,12 +59,13 @@ def parse_binds(text: str, *, cwd: str, home: str, origin: str) -> list[Bind | I
     A comma also separates options, so a part that is an option belongs to the bind before it.
     """
     binds: list[Bind | ImageBind] = []
-    for part in split_escaped(text, ","):
+    # Scripts pass lists that a variable of theirs left empty.
+    for part in filter(None, (part.strip() for part in split_escaped(text, ","))):
         fields = split_escaped(part, ":")
         if len(fields) == 1 and binds and _is_option(part):
             binds[-1] = _with_options(binds[-1], [part], text)
             continue
-        if not part or not fields[0] or len(fields) > 3:
+        if not fields[0] or len(fields) > 3:
             raise SolitonError(
                 f"`{text}` is not a bind",
                 why="a bind is SRC[:DST[:OPTIONS]], several are separated by commas",
