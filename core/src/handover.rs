@@ -19,6 +19,8 @@ const CORE_VARIABLE: &str = "_SOLITON_CORE";
 const STORE_VARIABLE: &str = "_SOLITON_STORE";
 /// Tells Python that the caller's environment has no LC_CTYPE.
 const NO_CTYPE_VARIABLE: &str = "_SOLITON_NO_LC_CTYPE";
+/// Tells Python that SIGINT waits because of this program, not because its caller wants it so.
+const HELD_VARIABLE: &str = "_SOLITON_HELD";
 
 /// Replaces this process by `python3 -m soliton`; returns only on failure, with the exit status.
 ///
@@ -57,7 +59,11 @@ pub fn to_python(name: &OsStr, arguments: Vec<OsString>, names: Option<&shortcut
     }
     command.arg("--invoked-as").arg(name).args(arguments).env(CORE_VARIABLE, &own);
     // An interpreter that is only just starting answers Ctrl-C with a page of its own affairs, or not at all. `run` lets it through.
-    kernel::hold(libc::SIGINT);
+    if kernel::hold(libc::SIGINT) {
+        command.env(HELD_VARIABLE, "1");
+    } else {
+        command.env_remove(HELD_VARIABLE);
+    }
     let error = command.exec();
     eprintln!("FATAL:   {} cannot be started: {error}", interpreter.python.display());
     255

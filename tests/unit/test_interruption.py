@@ -82,6 +82,7 @@ def test_nor_does_a_call_lose_one_that_has_nothing_to_clean_up() -> None:
 
 def test_what_came_while_the_interpreter_started_ends_the_program_without_a_word() -> None:
     before = "import os\nsignal.pthread_sigmask(signal.SIG_BLOCK, {2}); os.kill(os.getpid(), 2)\n"
+    before += "os.environ['_SOLITON_HELD'] = '1'\n"
     done = run(f"{before}from soliton.__main__ import main; main()", "version")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
@@ -89,10 +90,19 @@ def test_what_came_while_the_interpreter_started_ends_the_program_without_a_word
 def test_the_native_program_holds_an_interruption_back_while_the_interpreter_starts(tmp_path: Path) -> None:
     program = shutil.copy(core.program(), tmp_path / "soliton")
     interpreter = tmp_path / "python3"
-    interpreter.write_text("#!/bin/sh\nexec grep SigBlk: /proc/self/status\n")
+    interpreter.write_text('#!/bin/sh\necho "held: ${_SOLITON_HELD-}"; exec grep SigBlk: /proc/self/status\n')
     interpreter.chmod(0o755)
-    told = subprocess.run([program, "version"], capture_output=True, text=True, check=True).stdout
-    assert int(told.split()[1], 16) == 1 << (signal.SIGINT - 1)
+
+    def told() -> list[str]:
+        return subprocess.run([program, "version"], capture_output=True, text=True, check=True).stdout.split()
+
+    assert told() == ["held:", "1", "SigBlk:", f"{1 << (signal.SIGINT - 1):016x}"]
+    # Where the caller does so itself, it stays.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        assert told() == ["held:", "SigBlk:", f"{1 << (signal.SIGINT - 1):016x}"]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -166,14 +166,17 @@ pub fn block_signals(all: bool) {
     }
 }
 
-/// Keeps a signal waiting, here and in the program that takes this one's place, until that lets it through.
-pub fn hold(signal: i32) {
+/// Keeps a signal waiting, here and in the program that takes this one's place, until that lets it through; whether it did not already.
+pub fn hold(signal: i32) -> bool {
     let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: the set is initialised by the first call before the others use it.
+    let mut before = std::mem::MaybeUninit::uninit();
+    // SAFETY: each set is initialised by a call before others use it.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
+        libc::sigemptyset(before.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), signal);
-        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+        libc::sigismember(before.as_ptr(), signal) == 0
     }
 }
 

@@ -81,9 +81,10 @@ def run(words: Sequence[str]) -> int:
 
 def let_interruptions_through() -> None:
     """A Ctrl-C that has come since the call waits until now, when it ends the program without a word (core/src/handover.rs)."""
-    import _signal  # type: ignore[import-not-found]
+    if "_SOLITON_HELD" in os.environ:
+        import _signal  # type: ignore[import-not-found]
 
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
 def unheard(what: sys.UnraisableHookArgs) -> None:
