@@ -6,11 +6,11 @@ is installed and changes an owner.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -43,7 +43,7 @@ def mirror() -> tuple[str, str]:
 
 
 def shared_place() -> Path:
-    """A directory of all users that run these tests one after the other."""
+    """A directory of all users that run these tests."""
     return Path(os.environ.get("TMPDIR", "/tmp"))
 
 
@@ -53,16 +53,17 @@ def shared(name: str, make: Callable[[Path, Path], None]) -> Path:
     place = shared_place() / f"soliton-repository-{version}-{name}"
     if not place.exists():
         with tempfile.TemporaryDirectory() as work:
-            partial = Path(f"{place}.partial-{os.getpid()}")
-            partial.mkdir()
+            partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
             make(Path(work), partial)
             for path in partial.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             for conf in partial.glob("repository/*.conf"):
                 conf.write_text(conf.read_text().replace(str(partial), str(place)))
             partial.chmod(0o755)
-            with contextlib.suppress(OSError):  # somebody else was faster
+            try:
                 partial.rename(place)
+            except OSError:  # somebody else was faster
+                shutil.rmtree(partial)
     return place
 
 
