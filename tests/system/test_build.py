@@ -20,8 +20,10 @@ import pytest
 
 from soliton.build.emulation import has_tables
 from soliton.images.architecture import elf_head, host_architecture, runnable
+from tests.system.conftest import busybox_tar
 from tests.system.judges import listing
 from tests.system.program import AMPLE, Program, Result
+from tests.zoo import GZIP, Layer, write_layout
 
 #: Where programs of the administrator are, and no qemu.
 NO_EMULATORS = "/usr/sbin:/sbin"
@@ -438,6 +440,35 @@ def test_a_sandbox_and_back(soliton: Program, busybox_sif: Path) -> None:
     subprocess.run(["rm", "-r", tree], check=True)
 
 
+def test_dev_null_is_a_target_that_keeps_nothing(soliton: Program, busybox_sif: Path) -> None:
+    write(soliton, f"Bootstrap: localimage\nFrom: {busybox_sif}\n%test\n  echo tested\n")
+    assert "tested" in soliton("build", "--force", "/dev/null", "recipe.def").ok().out
+    assert "--force" in fatal(soliton("build", "/dev/null", "recipe.def"))
+    assert names(soliton) == {"recipe.def"} and Path("/dev/null").is_char_device()
+    gone = soliton.having(TMPDIR=str(soliton.cwd / "gone"))
+    assert "/gone" in fatal(gone("build", "--force", "/dev/null", "recipe.def"))
+
+
+def test_its_owner_may_read_everything_of_an_image_if_asked_so(soliton: Program, tmp_path: Path) -> None:
+    upper = (
+        Layer().directory("closed", 0o000).add("closed/file", b"x", mode=0o000).add("kept", b"y", mode=0o444)
+    )
+    layout = write_layout(
+        tmp_path / "layout",
+        [(busybox_tar(tmp_path / "busybox.tar").read_bytes(), GZIP), (upper.bytes(), GZIP)],
+    )
+    look = "stat -c %a /closed /closed/file /kept"
+    soliton("build", "--fix-perms", "open.sif", f"oci:{layout}").ok()
+    assert sh(soliton, "open.sif", look) == "700\n600\n644\n"
+    # What is said of packing holds for images from elsewhere, too.
+    soliton("build", "--mksquashfs-args", "-comp gzip -all-root", "gzip.sif", f"oci:{layout}").ok()
+    assert int.from_bytes(superblock(soliton, "gzip.sif")[20:22], "little") == 1  # gzip
+    write(soliton, f"Bootstrap: oci\nFrom: {layout}\n%post\n  echo z > /closed/z; chmod 0 /closed/z\n")
+    soliton("build", "--fix-perms", "--mksquashfs-args", "-all-root", "made.sif", "recipe.def").ok()
+    assert sh(soliton, "made.sif", f"{look} /closed/z") == "700\n600\n644\n600\n"
+    soliton("rebuild", "--check", "made.sif").ok()
+
+
 def test_a_definition_over_an_existing_sandbox(soliton: Program, busybox_sif: Path) -> None:
     soliton("build", "--sandbox", "tree", busybox_sif).ok()
     (soliton.cwd / "file").write_text("file\n")
@@ -774,16 +805,20 @@ def test_a_user_s_bind_is_there_in_post_and_not_in_the_image(soliton: Program) -
     assert sh(soliton, "image.sif", "cat /copied; ls /mnt 2>/dev/null || echo none") == "data\nnone\n"
 
 
+def superblock(soliton: Program, image: str) -> bytes:
+    table = soliton("sif", "list", image).ok().out
+    offset = int(next(line for line in table.splitlines() if "Squashfs" in line).split("|")[3].split("-")[0])
+    with open(soliton.cwd / image, "rb") as file:
+        file.seek(offset)
+        return file.read(32)
+
+
 def test_how_it_is_packed_can_be_said(soliton: Program) -> None:
     write(soliton, "Bootstrap: busybox\n")
     soliton(
         "build", "--mksquashfs-args", "-comp gzip -Xcompression-level 9 -b 256K", "image.sif", "recipe.def"
     ).ok()
-    table = soliton("sif", "list", "image.sif").ok().out
-    offset = int(next(line for line in table.splitlines() if "Squashfs" in line).split("|")[3].split("-")[0])
-    with open(soliton.cwd / "image.sif", "rb") as file:
-        file.seek(offset)
-        head = file.read(32)
+    head = superblock(soliton, "image.sif")
     assert int.from_bytes(head[20:22], "little") == 1  # gzip
     assert int.from_bytes(head[12:16], "little") == 256 << 10
     message = fatal(soliton("build", "-F", "--mksquashfs-args", "-no-xattrs", "image.sif", "recipe.def"))

@@ -41,7 +41,7 @@ def test_a_driver_is_there_in_the_steps_and_not_in_the_image(
     with_driver: Program, busybox_sif: Path, recipe: str
 ) -> None:
     soliton = with_driver
-    step = f"ls {LIBS}; echo $LD_LIBRARY_PATH > /seen; ls {LIBS} >> /seen"
+    step = f"ls {LIBS}/libcuda.so.1 && echo $LD_LIBRARY_PATH > /seen && ls {LIBS} >> /seen"
     definition = (
         f"Bootstrap: localimage\nFrom: {busybox_sif}\n%post\n  {step}\n%test\n  ls {LIBS}/libcuda.so.1\n"
     )
@@ -76,7 +76,7 @@ def test_a_data_image_is_there_in_the_steps_and_not_in_the_image(soliton: Progra
         f"Bootstrap: localimage\nFrom: {busybox_sif}\n%post\n  cp /in/data/table.csv /copied\n  ! touch /in/data/x\n"
         "  cp /one /single\n%test\n  test -e /in/data/table.csv\n",
     )
-    options = ("--data", "data.sqfs:/in/data", "--bind", "data.sqfs:/one:image-src=/table.csv")
+    options = ("--bind", "data.sqfs:/in/data:image-src=/", "--bind", "data.sqfs:/one:image-src=/table.csv")
     soliton("build", *options, "image.sif", "recipe.def").ok()
     assert (
         sh(soliton, "image.sif", "cat /copied /single; ls /in /one 2>/dev/null || echo none")
@@ -85,8 +85,27 @@ def test_a_data_image_is_there_in_the_steps_and_not_in_the_image(soliton: Progra
     # To make it again, the data are needed again.
     assert "bound to `/in/data`" in fatal(soliton("rebuild", "--check", "image.sif"))
     soliton("rebuild", *options, "--check", "image.sif").ok()
-    message = fatal(soliton("build", "--data", "missing.sqfs:/in", "x.sif", "recipe.def"))
+    message = fatal(soliton("build", "--bind", "missing.sqfs:/in:image-src=/", "x.sif", "recipe.def"))
     assert "missing.sqfs" in message and len(message.splitlines()) <= 3
+    assert "x.sif" not in names(soliton)
+
+
+def test_data_with_a_sif_around_them_are_bound_into_other_images(soliton: Program, busybox_sif: Path) -> None:
+    data = soliton.cwd / "data"
+    data.mkdir()
+    (data / "table.csv").write_text("1,2\n")
+    subprocess.run([tool("mksquashfs"), data, soliton.cwd / "data.sqfs", "-quiet"], check=True)
+    soliton("build", "--data", "data.sif", "data.sqfs").ok()
+    assert "FS (Squashfs/Data/" in soliton("sif", "list", "data.sif").ok().out
+    assert (soliton.cwd / "data.sqfs").read_bytes() in (soliton.cwd / "data.sif").read_bytes()
+    bound = ("exec", "--bind", "data.sif:/in:image-src=/", busybox_sif, "cat", "/in/table.csv")
+    assert soliton(*bound).ok().out == "1,2\n"
+    first = (soliton.cwd / "data.sif").read_bytes()
+    assert "--force" in fatal(soliton("build", "--data", "data.sif", "data.sqfs"))
+    soliton.having(APPTAINER_DATA="1")("build", "-F", "data.sif", "data.sqfs").ok()
+    assert (soliton.cwd / "data.sif").read_bytes() == first
+    for source in ("data", busybox_sif):
+        assert "takes a squashfs file" in fatal(soliton("build", "--data", "x.sif", source))
     assert "x.sif" not in names(soliton)
 
 

@@ -143,8 +143,18 @@ def test_an_artifact_of_a_registry_is_pulled_run_and_built_upon(
 ) -> None:
     push(registry, "tools/busybox", busybox_sif)
     uri = f"oras://{registry.host}/tools/busybox"
-    soliton("pull", "--no-https", uri).ok()
+    # A registry of this machine need not speak TLS, as with the peers.
+    soliton("pull", uri).ok()
     assert (soliton.cwd / "busybox_latest.sif").read_bytes() == busybox_sif.read_bytes()
+    listed = soliton("cache", "list", "--type", "oras", "--verbose").ok().out
+    assert "There are 1 container file(s)" in listed and " oras\n" in listed
+    soliton("cache", "clean", "--force", "--type", "net,library").ok()
+    assert soliton("cache", "list", "--type", "oras").ok().out == soliton("cache", "list").ok().out
+    soliton("cache", "clean", "--type", "oras", stdin="n\n").ok()
+    assert "y/N" in soliton("cache", "clean", "--type", "oras", stdin="y\n").ok().err
+    assert "There are 0 container file(s)" in soliton("cache", "list", "--type", "oras").ok().out
+    soliton("pull", "--sandbox", "tree", uri).ok()
+    assert soliton("exec", "tree", "echo", "ran").ok().out == "ran\n"
     assert soliton("exec", "--no-https", uri, "echo", "ran").ok().out == "ran\n"
     (soliton.cwd / "a.def").write_text(
         f"Bootstrap: oras\nFrom: {registry.host}/tools/busybox:latest\n%post\n    echo built > /note\n"

@@ -238,9 +238,33 @@ def test_archives_with_tags_and_compression(soliton: Program, tmp_path: Path) ->
             capture_output=True,
         )
         soliton("pull", f"{kind}.sif", f"{kind}:{archive}:v1").ok()
-        subprocess.run(["gzip", archive], check=True)
-        soliton("pull", f"{kind}-gz.sif", f"{kind}:{archive}.gz").ok()
-        assert soliton("exec", f"{kind}-gz.sif", "cat", "/opt/data").ok().out == "from above\n"
+        if docker:
+            for name in ("name:v1", "docker.io/library/name:v1"):
+                soliton("pull", "--force", f"{kind}.sif", f"{kind}:{archive}:{name}").ok()
+            assert "name:v1" in fatal(soliton("pull", "x.sif", f"{kind}:{archive}:name:v2"))
+        for program, ending in (("gzip", "gz"), ("xz", "xz"), ("bzip2", "bz2")):
+            subprocess.run([program, "-k", archive], check=True)
+            soliton("pull", f"{kind}-{ending}.sif", f"{kind}:{archive}.{ending}").ok()
+        assert soliton("exec", f"{kind}-xz.sif", "cat", "/opt/data").ok().out == "from above\n"
+
+
+def test_a_directory_is_pulled_and_a_single_image_is_told_from_what_was_asked_for(
+    soliton: Program, busybox_uri: str
+) -> None:
+    soliton("pull", "--no-https", "--sandbox", busybox_uri).ok()
+    assert soliton("exec", "busybox_latest.sif", "cat", "/opt/data").ok().out == "from above\n"
+    tree = soliton.cwd / "busybox_latest.sif"
+    (tree / "mine").write_text("mine")
+    assert "--force" in fatal(soliton("pull", "--no-https", "--sandbox", busybox_uri))
+    assert (tree / "mine").exists()
+    soliton("pull", "--no-https", "--sandbox", "--force", busybox_uri).ok()
+    assert not (tree / "mine").exists()
+    assert "`amd` is not the name of an architecture" in fatal(
+        soliton("pull", "--no-https", "--arch", "amd", "x.sif", busybox_uri)
+    )
+    other = "s390x" if os.uname().machine != "s390x" else "amd64"
+    told = soliton("pull", "--no-https", "--arch", other, "x.sif", busybox_uri).ok().err
+    assert told.startswith("WARNING: ") and f"not for {other}" in told
 
 
 def test_the_zoo_is_the_same_however_its_layers_are_stored(soliton: Program, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_an_artifact_needs_a_registry() -> None:
     ("scheme", "rest", "expected"),
     [
         ("oras", "//reg.example.org/team/tools:1.0", "tools_1.0.sif"),
+        ("oras", f"//reg.example.org/team/tools@sha256:{'0' * 64}", f"tools@sha256_{'0' * 64}.sif"),
         ("library", "//me/x/aligner", "aligner_latest.sif"),
         ("library", "//me/x/aligner:2,new", "aligner_2.sif"),
         ("https", "//data.example.org/a/tools.sif?token=1#x", "tools.sif"),

@@ -185,7 +185,7 @@ BEYOND = {
     "mounts list": "json/j",
     "mounts stop": "",
     "rebuild": f"""
-        check json/j force/F run-setup build-arg build-arg-file secret ssh context bind/B mount{{MOUNT}}+ data{{DATA}} authfile{{AUTH_FILE}}
+        check json/j force/F run-setup build-arg build-arg-file secret ssh context bind/B mount{{MOUNT}}+ authfile{{AUTH_FILE}}
         disable-cache{{DISABLE_CACHE}} no-https{{NOHTTPS,NO_HTTPS}} nohttps(d)(h) {DOCKER} tmpdir{{TMPDIR}}(h)
         ignore-subuid{{IGNORE_SUBUID}}(h)""",
 }

@@ -120,7 +120,20 @@ def test_a_directory_is_no_target_even_with_force(tmp_path: Path) -> None:
 
 def test_a_device_is_no_target_even_with_force() -> None:
     with pytest.raises(TargetError, match="not an ordinary file"):
-        target.check("/dev/null", force=True)
+        target.check("/dev/zero", force=True)
+
+
+@pytest.mark.usefixtures("way")
+def test_dev_null_is_one_that_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(TargetError, match="exists already"):
+        target.check("/dev/null")
+    with target.new_image("/dev/null", force=True) as file:
+        os.write(file.fd, b"image")
+        assert Path(file.readable).read_bytes() == b"image"
+        assert file.path == "/dev/null"
+    assert names(tmp_path) == []
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
-use self::request::{Ids, LayerRecord, Owners, Packing, Request, Whiteouts};
+use self::request::{Ids, LayerRecord, Modes, Owners, Packing, Request, Whiteouts};
 use crate::launch::notes::Noted;
 use crate::launch::{identity, kernel};
 use crate::layers::directory::{Kept, Reading};
@@ -195,6 +195,15 @@ fn squash(request: Request, events: &Arc<Events>) -> Result<Finished> {
     if request.ids == Ids::Root {
         for node in &mut tree.nodes {
             (node.attributes.uid, node.attributes.gid) = (0, 0);
+        }
+    }
+    if request.modes == Modes::Owner {
+        for node in &mut tree.nodes {
+            node.attributes.mode |= match node.what {
+                What::Directory => 0o700,
+                What::File { .. } => 0o600,
+                _ => 0,
+            };
         }
     }
     let order = tree.reachable();

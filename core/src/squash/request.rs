@@ -27,6 +27,8 @@ pub struct Request {
     #[serde(default)]
     pub ids: Ids,
     #[serde(default)]
+    pub modes: Modes,
+    #[serde(default)]
     pub identity: Option<Identity>,
     #[serde(default)]
     pub exclude: Vec<Text>,
@@ -71,6 +73,15 @@ pub enum Owners {
 }
 
 /// Whose the files of the image are.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Modes {
+    #[default]
+    Keep,
+    /// The owner may read and write every file, and enter every directory.
+    Owner,
+}
+
 #[derive(Deserialize, PartialEq, Eq, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Ids {

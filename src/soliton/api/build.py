@@ -150,7 +150,7 @@ def build(target: str, source: str, options: BuildOptions | None = None) -> None
         )
     if options.update and origin.kind != "definition":
         raise UsageError("`--update` takes a definition file", why=f"`{source}` is none")
-    if origin.kind == "reference" and not options.sandbox:
+    if origin.kind == "reference" and not (options.sandbox or options.packing or options.fix_perms):
         _fetch_to(target, origin, options)
         return
     builder.build(_request(target, origin.definition, source, options, environment))
@@ -175,7 +175,7 @@ def _request(
         cwd=os.getcwd(),
         architecture=(options.fetching and options.fetching.architecture) or "",
         force=options.force,
-        packing=compression.parse(options.packing),
+        packing=replace(compression.parse(options.packing), fix_perms=options.fix_perms),
         binds=_binds(options),
         **_devices(options, environment),
         injected=injected(environment),
@@ -308,6 +308,8 @@ def _arguments(options: BuildOptions, environment: Mapping[str, str]) -> Argumen
         "compressor": packing.compressor,
         "level": packing.level,
         "block-size": packing.block_size,
+        "all-root": packing.all_root,
+        "fix-perms": options.fix_perms,
         "target": options.stage or None,
         # Names only.
         "secret-files": sorted(dict(secrets.of_option(text))["id"] for text in options.secrets) or None,

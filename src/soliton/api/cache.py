@@ -9,13 +9,16 @@ from collections.abc import Iterable
 
 from soliton.images.cache import CacheEntry, of_user
 
-#: Kinds of the command line → kinds of the cache. Kinds of the peers that soliton never fills select nothing.
+#: Kinds of entries that are images.
+CONTAINERS = frozenset({"image", "library", "shub", "oras", "net"})
+#: Kinds of the command line → kinds of the cache. One of the peers that soliton never fills selects nothing.
 KINDS: dict[str, frozenset[str]] = {
-    "all": frozenset({"blob", "image", "partial", "step", "mount"}),
+    "all": frozenset({"blob", "partial", "step", "mount"}) | CONTAINERS,
     "blob": frozenset({"blob", "partial"}),
     "oci-tmp": frozenset({"image"}),
     "steps": frozenset({"step", "mount"}),
-    **{name: frozenset() for name in ("library", "shub", "oras", "ipfs", "net")},
+    **{name: frozenset({name}) for name in ("library", "shub", "oras", "net")},
+    "ipfs": frozenset(),
 }
 
 

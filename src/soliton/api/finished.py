@@ -35,8 +35,9 @@ def default_name(scheme: str, rest: str) -> str:
         path = rest.partition("?")[0].partition("#")[0].rstrip("/")
         return path.rpartition("/")[2] or "image.sif"
     if scheme == "oras":
-        reference = finished.parse_oras(rest)
-        return f"{reference.name.rpartition('/')[2]}_{reference.tag}.sif"
+        finished.parse_oras(rest)
+        name, *tags = rest.rpartition("/")[2].split(":")
+        return f"{name}_{tags[0] if tags else 'latest'}.sif"
     name, _, tag = rest.rstrip("/").rpartition("/")[2].partition(":")
     return f"{name}_{tag.partition(',')[0] or 'latest'}.sif"
 
@@ -105,7 +106,8 @@ def _found(scheme: str, rest: str, options: PullOptions, platform: oci.Platform)
     if scheme == "oras":
         from soliton.api.pull import registry_client
 
-        with registry_client(finished.parse_oras(rest), options) as client:
+        # As with the peers; a docker:// name has to say `--no-https` there, too.
+        with registry_client(finished.parse_oras(rest), options, plain_on_loopback=True) as client:
             yield finished.oras(client, platform)
         return
     if scheme == "library":

@@ -84,8 +84,8 @@ def default_name(uri: str) -> str:
     if scheme == "docker":
         from soliton.registry.reference import parse
 
-        reference = parse(rest)
-        return f"{reference.name.rpartition('/')[2]}_{reference.tag}.sif"
+        parse(rest)
+        return _by_words(rest)
     if scheme == "docker-daemon":
         name, colon, last = rest.rpartition(":")
         if not colon or "/" in last:
@@ -96,17 +96,36 @@ def default_name(uri: str) -> str:
 
         return finished.default_name(scheme, rest)
     path, tag = split_tag(rest)
-    base = os.path.basename(path.rstrip("/"))
-    for ending in (".tar.gz", ".tgz", ".tar"):
-        base = base.removesuffix(ending)
-    return f"{base}_{(tag or 'latest').rpartition(':')[2][:40]}.sif"
+    return f"{os.path.basename(path.rstrip('/'))}_{(tag or 'latest').rpartition(':')[2][:40]}.sif"
+
+
+def _by_words(rest: str) -> str:
+    """What is between the last slash and the first colon behind it, and what follows up to the next: `alpine@sha256_DIGEST.sif`, too."""
+    name, *tags = rest.rpartition("/")[2].split(":")
+    return f"{name}_{tags[0] if tags else 'latest'}.sif"
 
 
 def pull(
-    uri: str, target: str | None = None, options: PullOptions | None = None, *, force: bool = False
+    uri: str,
+    target: str | None = None,
+    options: PullOptions | None = None,
+    *,
+    force: bool = False,
+    sandbox: bool = False,
 ) -> str:
-    """Makes one file of the image; its path. Raises RegistryError, ImageError, TargetError, NotSupported."""
+    """Makes one file of the image, or a directory; its path. Raises RegistryError, ImageError, TargetError, NotSupported."""
+    if sandbox:
+        return _to_sandbox(uri, target or default_name(uri), options or PullOptions(), force)
     return pull_known(uri, target, options, force=force)[0]
+
+
+def _to_sandbox(uri: str, target: str, options: PullOptions, force: bool) -> str:
+    from soliton.api import build
+
+    wishes = build.BuildOptions(sandbox=True, replace=force, fetching=options)
+    build.check_target(target, wishes)
+    build.build(target, to_cache(uri, options) if split(uri)[0] in _FINISHED else uri, wishes)
+    return os.path.abspath(target)
 
 
 def pull_known(
@@ -123,6 +142,7 @@ def pull_known(
             source, digest = finished.to_cache(*split(uri), options, cache)
             return finished.to_file(source, target, force=force), digest
     with opened(uri, options) as (image, _), targets.new_image(target, force=force) as file:
+        _tell_architecture(uri, image, options)
         fetch(image, file.fd, options)
     return file.path, image.manifest_digest
 
@@ -144,6 +164,7 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
                 path = shutil.move(path, os.path.join(_passing(), default_name(uri)))
             return path, digest
     with opened(uri, options) as (image, cache):
+        _tell_architecture(uri, image, options)
         if cache != of_user():
             path = os.path.join(_passing(), default_name(uri))
             with targets.new_image(path) as file:
@@ -165,6 +186,15 @@ def to_cache_known(uri: str, options: PullOptions | None = None) -> tuple[str, s
                 error.what, why=error.why, remedy="set SOLITON_CACHEDIR to a place with more room"
             ) from None
         return final, image.manifest_digest
+
+
+def _tell_architecture(uri: str, image: OciImage, options: PullOptions) -> None:
+    """A single image is taken whatever it is for: its name may be meant so."""
+    if options.architecture:
+        wanted = oci.platform(options.architecture, options.variant).architecture
+        found = oci.decode(image.config, f"the configuration of `{uri}`").get("architecture")
+        if isinstance(found, str) and found != wanted:
+            messages.warning(f"`{uri}` is for {found}, not for {wanted}, and there is no other of that name")
 
 
 def _passing() -> str:
@@ -290,7 +320,7 @@ def _registry(rest: str, cache: Cache, platform: Platform, options: PullOptions)
         )
 
 
-def registry_client(reference: Reference, options: PullOptions) -> Client:
+def registry_client(reference: Reference, options: PullOptions, *, plain_on_loopback: bool = False) -> Client:
     """The registry of a reference, asked as the options say and with the credentials that there are for it."""
     from soliton.registry import credentials
     from soliton.registry.client import Client
@@ -302,7 +332,7 @@ def registry_client(reference: Reference, options: PullOptions) -> Client:
         password=options.password,
         authfile=options.authfile,
     )
-    return Client(reference, who, plain_http=options.plain_http)
+    return Client(reference, who, plain_http=options.plain_http, plain_on_loopback=plain_on_loopback)
 
 
 def fetch(image: OciImage, fd: int, options: PullOptions) -> str | None:

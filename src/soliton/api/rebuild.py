@@ -77,6 +77,7 @@ def stored(image: Image, shown: str) -> Stored:
 _KNOWN = {
     *("target", "secret-files"),
     *("force", "keep-logs", "nv", "rocm", "intel-hpu", "section", "compressor", "level", "block-size"),
+    *("all-root", "fix-perms"),
 }
 
 
@@ -98,6 +99,7 @@ def rebuild(image: str, target: str, options: api.BuildOptions | None = None) ->
         intel_hpu=bool(arguments.options.get("intel-hpu")),
         sections=_words(arguments.options.get("section", [])),
         packing=_packing(arguments.options),
+        fix_perms=bool(arguments.options.get("fix-perms")),
         build_args={
             # Of a definition file the others have been put into the recipe.
             **(arguments.build_args if is_dockerfile(kept.recipe) else {}),
@@ -214,4 +216,5 @@ def _words(value: object) -> tuple[str, ...]:
 
 def _packing(options: Mapping[str, object]) -> str:
     words = {"compressor": "-comp", "level": "-Xcompression-level", "block-size": "-b"}
-    return " ".join(f"{word} {options[key]}" for key, word in words.items() if key in options)
+    found = [f"{word} {options[key]}" for key, word in words.items() if key in options]
+    return " ".join([*found, "-all-root"] if options.get("all-root") else found)

@@ -21,7 +21,7 @@ _IMPLIED = {"-noappend", "-no-progress", "-quiet", "-no-recovery", "-reproducibl
 class Packing:
     """compressor: None leaves it to the base image's, else zstd. level: None is the compressor's usual one.
 
-    block_size in bytes; None as compressor. threads: 0 is as many as this process may use. all_root: every file is root's.
+    block_size in bytes; None as compressor. threads: 0 is as many as this process may use. all_root: every file is root's. fix_perms: its owner may read and write it.
     """
 
     compressor: str | None = None
@@ -29,6 +29,7 @@ class Packing:
     block_size: int | None = None
     threads: int = 0
     all_root: bool = False
+    fix_perms: bool = False
 
 
 def parse(arguments: str) -> Packing:

@@ -35,6 +35,7 @@ def squash(
         "epoch": work.epoch,
         "threads": packing.threads,
         "ids": "root" if packing.all_root else "keep",
+        "modes": "owner" if packing.fix_perms else "keep",
         "identity": core.encode(job.identity) if job.unprivileged else None,
         "exclude": list(work.exclude),
     }
@@ -65,7 +66,12 @@ def settle(wish: Packing, layers: Sequence[Layer], *, own: bool) -> Packing:
             compressor = found.compressor
         block = block or found.block_size
     return Packing(
-        compressor or "zstd", wish.level, block or 131072, wish.threads or _threads(), wish.all_root
+        compressor or "zstd",
+        wish.level,
+        block or 131072,
+        wish.threads or _threads(),
+        wish.all_root,
+        wish.fix_perms,
     )
 
 

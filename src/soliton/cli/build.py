@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from soliton import messages
 from soliton.build import templates
 from soliton.errors import TargetError, UsageError
-from soliton.launch.binds import parse_binds, parse_data, parse_mounts
+from soliton.launch.binds import parse_binds, parse_mounts
 from soliton.site import paths
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ def build(invocation: Invocation) -> int:
     from soliton.cli.pull import options_of
 
     target, source = invocation.positionals
+    if invocation.flag("data"):
+        from soliton.api.data import package
+
+        replace = invocation.flag("force") or may_replace(target, invocation)
+        package(target, source, force=replace)
+        messages.info(f"Build complete: {target}")
+        return 0
     options = api.BuildOptions(
         force=invocation.flag("force"),
         sandbox=invocation.flag("sandbox") or invocation.flag("update"),
@@ -89,14 +96,13 @@ def build_args(invocation: Invocation) -> dict[str, str]:
 
 
 def binds(invocation: Invocation) -> tuple[Bind | ImageBind, ...]:
-    """`--bind`, `--mount` and `--data`: the variables of `--bind` are for running, not for building, as with the peers."""
+    """`--bind` and `--mount`: the variables of `--bind` are for running, not for building, as with the peers."""
     cwd, home = os.getcwd(), os.environ.get("HOME") or paths.home_of_caller()
     found: list[Bind | ImageBind] = []
     for text in invocation.words("bind"):
         found += parse_binds(text, cwd=cwd, home=home, origin="--bind")
     for text in invocation.words("mount"):
         found += parse_mounts(text, cwd=cwd, origin="--mount")
-    found += (parse_data(text, cwd=cwd, origin="--data") for text in invocation.words("data"))
     return tuple(found)
 
 

@@ -25,7 +25,7 @@ def _kinds(invocation: Invocation) -> tuple[str, ...]:
 
 
 def list_(invocation: Invocation) -> int:
-    from soliton.api.cache import entries
+    from soliton.api.cache import CONTAINERS, entries
 
     found = entries(_kinds(invocation))
     if invocation.flag("verbose"):
@@ -35,7 +35,7 @@ def list_(invocation: Invocation) -> int:
             kind = {"image": "oci-tmp", "step": "steps", "mount": "steps"}.get(entry.kind, entry.kind)
             print(f"{entry.name[:22]:<24} {date:<20} {size(entry.size):<12} {kind}")  # noqa: T201
         print()  # noqa: T201
-    images = [entry for entry in found if entry.kind == "image"]
+    images = [entry for entry in found if entry.kind in CONTAINERS]
     blobs = [entry for entry in found if entry.kind in ("blob", "partial")]
     steps = [entry for entry in found if entry.kind in ("step", "mount")]
     print(  # noqa: T201
@@ -65,7 +65,7 @@ def clean(invocation: Invocation) -> int:
             print(f"{entry.path} ({size(entry.size)})")  # noqa: T201
         return 0
     if found and not invocation.flag("force"):
-        question = f"This will delete {len(found)} files ({_sum(found)}) from the cache. Continue? [N/y] "
+        question = f"This will delete {len(found)} files ({_sum(found)}) from the cache. Do you want to continue? [y/N] "
         sys.stderr.write(question)
         sys.stderr.flush()
         if sys.stdin is None or sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -129,7 +129,9 @@ def buildcfg(invocation: Invocation) -> int:
     if invocation.positionals:
         name = invocation.positionals[0]
         if name not in known:
-            raise SolitonError(f"`{name}` is not a build setting", why=f"there are {', '.join(known)}")
+            raise SolitonError(
+                f"`{name}` is not a build setting", why=f"there are {', '.join(known)}", status=1
+            )
         sys.stdout.write(f"{known[name]}\n")
         return 0
     sys.stdout.write("".join(f"{name}={value}\n" for name, value in known.items()))

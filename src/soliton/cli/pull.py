@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from soliton import messages
-from soliton.errors import NotSupported, UsageError
+from soliton.errors import UsageError
 from soliton.site import paths
 
 if TYPE_CHECKING:
@@ -69,11 +69,10 @@ def pull(invocation: Invocation) -> int:
         raise UsageError("`pull` takes a target and a URI")
     uri = words.pop()
     target = words[0] if words else invocation.text("name")
-    if invocation.flag("sandbox"):
-        raise NotSupported("`pull --sandbox`", remedy=f"use `build --sandbox DIRECTORY {uri}`")
     target = target or default_name(uri)
     folder = invocation.text("dir")
     if folder:
         target = os.path.join(folder, target)
-    pull_image(uri, target, options_of(invocation), force=invocation.flag("force"))
+    options = options_of(invocation)
+    pull_image(uri, target, options, force=invocation.flag("force"), sandbox=invocation.flag("sandbox"))
     return 0

@@ -23,7 +23,16 @@ from soliton.site import paths
 #: A writer on another host that has not written for so long is taken for dead.
 STALE = 120.0
 
-Kind = Literal["blob", "image", "partial", "step", "mount"]
+Kind = Literal["blob", "image", "partial", "step", "mount", "library", "shub", "oras", "net"]
+
+#: Where an image was one file already, by the scheme of its name.
+_FINISHED: dict[str, Kind] = {
+    "library": "library",
+    "shub": "shub",
+    "oras": "oras",
+    "http": "net",
+    "https": "net",
+}
 
 
 class CacheEntry(NamedTuple):
@@ -120,6 +129,7 @@ class Cache:
 
     def entries(self) -> Iterator[CacheEntry]:
         """Everything that takes space, by name."""
+        whole = self._whole()
         kinds: tuple[tuple[str, Kind], ...] = (
             (self.blobs, "blob"),
             (self.images, "image"),
@@ -132,8 +142,23 @@ class Cache:
                     path = os.path.join(folder, name)
                     with contextlib.suppress(OSError):
                         status = os.lstat(path)
-                        half: Kind = "partial" if ".partial-" in name or name.startswith(".") else kind
-                        yield CacheEntry(name, half, status.st_size, status.st_mtime, path)
+                        now: Kind = "partial" if ".partial-" in name or name.startswith(".") else kind
+                        if now == "blob":
+                            now = whole.get(name, now)
+                        yield CacheEntry(name, now, status.st_size, status.st_mtime, path)
+
+    def _whole(self) -> dict[str, Kind]:
+        """Blobs that are images as they came: their names, and where they came from."""
+        found: dict[str, Kind] = {}
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.tags):
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                    with open(os.path.join(self.tags, name), encoding="utf-8") as file:
+                        record = json.load(file)
+                    kind = _FINISHED.get(record["reference"].partition(":")[0])
+                    if kind is not None:
+                        found[os.path.basename(self.blob(record["digest"]))] = kind
+        return found
 
 
 def of_user() -> Cache:

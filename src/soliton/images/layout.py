@@ -5,12 +5,14 @@ Archives are read in place: a member is a stretch of the file.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +24,14 @@ from soliton.images.oci import Layer, OciImage, Platform
 from soliton.registry.reference import is_digest
 
 _TAG = "org.opencontainers.image.ref.name"
+#: The whole name, as `docker save` and containerd note it.
+_NAME = "io.containerd.image.name"
 _LARGEST_RECORD = 8 << 20
+_COMPRESSED: tuple[tuple[bytes, Callable[[str], gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File]], ...] = (
+    (b"\x1f\x8b", gzip.GzipFile),
+    (b"\xfd7zXZ\0", lzma.LZMAFile),
+    (b"BZh", bz2.BZ2File),
+)
 
 
 @dataclass(frozen=True)
@@ -100,16 +109,33 @@ def _read(store: Store, name: str) -> bytes:
 
 
 def split_tag(text: str) -> tuple[str, str | None]:
-    """`PATH[:TAG]` or `PATH[@DIGEST]`: the path, and what is asked for in it. A path that exists is taken whole."""
+    """`PATH[:TAG]`, `PATH[:NAME:TAG]` or `PATH[@DIGEST]`: the path, and what is asked for in it. A path that exists is taken whole."""
     if os.path.exists(text):
         return text, None
     path, at, digest = text.rpartition("@")
     if at and is_digest(digest):
         return path.rpartition(":")[0] if not os.path.exists(path) and ":" in path else path, digest
+    words = text.split(":")
+    for count in range(1, len(words)):
+        path, asked = ":".join(words[:count]), ":".join(words[count:])
+        if path and os.path.exists(path):
+            return path, asked or None
     path, colon, tag = text.rpartition(":")
     if colon and "/" not in tag and path:
         return path, tag
     return text, None
+
+
+def _is_called(name: str, asked: str) -> bool:
+    """Whether an image of an archive with this name is the one asked for: by its tag alone, or by its whole name, with or without
+    what Docker adds to short ones.
+    """
+
+    def short(text: str) -> str:
+        text = text.removeprefix("docker.io/").removeprefix("library/")
+        return text if ":" in text.rpartition("/")[2] else f"{text}:latest"
+
+    return asked == name or name.endswith(f":{asked}") or short(name) == short(asked)
 
 
 def open_layout(path: str, tag: str | None, platform: Platform) -> OciImage:
@@ -121,7 +147,7 @@ def open_layout(path: str, tag: str | None, platform: Platform) -> OciImage:
 
 @contextmanager
 def open_archive(path: str, tag: str | None, platform: Platform) -> Iterator[OciImage]:
-    """`oci-archive:` and `docker-archive:`; either may hold either, and may be compressed by gzip."""
+    """`oci-archive:` and `docker-archive:`; either may hold either, and may be compressed by gzip, xz or bzip2."""
     if not os.path.isfile(path):
         raise ImageError(f"no such archive: `{path}`")
     with _uncompressed(path) as file:
@@ -140,14 +166,16 @@ def open_archive(path: str, tag: str | None, platform: Platform) -> Iterator[Oci
 def _uncompressed(path: str) -> Iterator[str]:
     """The archive itself, or its content in a file without a name while the block lasts."""
     with open(path, "rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            yield path
-            return
-    with tempfile.TemporaryFile() as out, gzip.open(path) as packed:
+        head = file.read(6)
+    opener = next((opener for magic, opener in _COMPRESSED if head.startswith(magic)), None)
+    if opener is None:
+        yield path
+        return
+    with tempfile.TemporaryFile() as out, opener(path) as packed:
         try:
             while chunk := packed.read(1 << 20):
                 out.write(chunk)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, lzma.LZMAError) as error:
             raise ImageError(f"`{path}` cannot be decompressed", why=str(error)) from None
         out.flush()
         yield f"/proc/self/fd/{out.fileno()}"
@@ -168,7 +196,9 @@ def _from_layout(store: Store, tag: str | None, platform: Platform, bootstrap: s
     if tag and is_digest(tag):
         entries = [e for e in entries if e.get("digest") == tag]
     elif tag:
-        entries = [e for e, name in zip(entries, names, strict=True) if name == tag]
+        whole = [str((e.get("annotations") or {}).get(_NAME, "")) for e in entries]
+        every = zip(entries, names, whole, strict=True)
+        entries = [e for e, name, full in every if name == tag or (full and _is_called(full, tag))]
     if not entries:
         known = ", ".join(sorted(filter(None, names)))
         raise ImageError(
@@ -216,13 +246,13 @@ def _from_docker(store: Store, tag: str | None) -> OciImage:
     what = f"`{store.name}`"
     try:
         records = json.loads(data)
-        wanted = [
-            r
-            for r in records
-            if tag is None or any(t.endswith(f":{tag}") or t == tag for t in r["RepoTags"] or [])
-        ]
+        wanted = [r for r in records if tag is None or any(_is_called(t, tag) for t in r["RepoTags"] or [])]
         if not wanted:
-            raise ImageError(f"{what} has no image `{tag}`" if tag else f"{what} holds no image")
+            known = ", ".join(sorted(t for r in records for t in r["RepoTags"] or []))
+            raise ImageError(
+                f"{what} has no image `{tag}`" if tag else f"{what} holds no image",
+                remedy=f"it has: {known[:200]}" if known else None,
+            )
         record = wanted[0]
         config = _read(store, str(record["Config"]))
         names = [str(name) for name in record["Layers"]]

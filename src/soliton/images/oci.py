@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from soliton.errors import ImageError, NotSupported
-from soliton.images.architecture import host_architecture
+from soliton.errors import ImageError, NotSupported, SolitonError
+from soliton.images.architecture import SIF_CODES, from_machine, host_architecture
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -25,6 +26,8 @@ MANIFEST_TYPES = (
 ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 _LARGEST = 8 << 20
 _MOST_LAYERS = 512
+#: `arm64v8`, `arm32v7`: the names that Docker's libraries of images have.
+_WITH_VARIANT = re.compile(r"arm(32|64)v([0-9])")
 
 
 class LayerBytes(Protocol):
@@ -76,10 +79,23 @@ class Platform:
 
 def platform(architecture: str | None, variant: str | None = None) -> Platform:
     """The platform asked for, the host's by default."""
-    name = architecture or host_architecture()
-    if name == "arm64v8":
-        return Platform("arm64", variant or "v8")
-    return Platform(name, variant)
+    if not architecture:
+        return Platform(host_architecture(), _variant(variant))
+    name, told = architecture, variant
+    if match := _WITH_VARIANT.fullmatch(architecture):
+        name, told = f"arm{'' if match[1] == '32' else match[1]}", variant or f"v{match[2]}"
+    elif name not in SIF_CODES and (not name.startswith("arm") or name.startswith("armv")):
+        name = from_machine(name)
+    if name not in SIF_CODES and name != host_architecture():
+        raise SolitonError(
+            f"`{architecture}` is not the name of an architecture", why=f"there are {', '.join(SIF_CODES)}"
+        )
+    return Platform(name, _variant(told))
+
+
+def _variant(text: str | None) -> str | None:
+    """`7` is meant as `v7`."""
+    return f"v{text}" if text and text.isdigit() else text
 
 
 def decode(data: bytes, what: str) -> dict[str, Any]:
@@ -120,6 +136,7 @@ def choose(index: Mapping[str, Any], wanted: Platform, what: str) -> Descriptor:
     """The entry of an index for a platform: the first that fits, as the peers do."""
     entries = index.get("manifests")
     offered: list[str] = []
+    fitting: list[tuple[object, dict[str, Any]]] = []
     for entry in entries if isinstance(entries, list) else []:
         place = entry.get("platform") if isinstance(entry, dict) else None
         if not isinstance(place, dict):
@@ -130,9 +147,13 @@ def choose(index: Mapping[str, Any], wanted: Platform, what: str) -> Descriptor:
         architecture, variant = str(place.get("architecture", "")), place.get("variant")
         fits = wanted.variant is None or variant in (None, wanted.variant)
         if place.get("os") == "linux" and architecture == wanted.architecture and fits:
-            return descriptor(entry, what)
+            fitting.append((variant, entry))
         if architecture not in ("", "unknown"):
             offered.append(f"{architecture}/{variant}" if variant else architecture)
+    if fitting:
+        # Of 32-bit ARM what most machines are, else programs may lack a floating-point unit.
+        usual = (entry for variant, entry in fitting if (wanted.architecture, variant) == ("arm", "v7"))
+        return descriptor(next(usual, fitting[0][1]), what)
     raise ImageError(
         f"{what} is not there for {wanted}",
         why=f"it is offered for: {', '.join(sorted(set(offered)))}"

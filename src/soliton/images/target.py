@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from soliton.core import CoreError
 from soliton.errors import SolitonError, TargetError
+from soliton.site import paths
 from soliton.undisturbed import undisturbed
 
 #: File systems without O_TMPFILE answer with one of these.
@@ -45,12 +46,15 @@ def new_image(path: str, *, force: bool = False, mode: int = 0o755) -> Iterator[
     """A file to write; when the block ends without an exception it becomes `path`.
 
     force: an existing file is replaced. mode: before the umask. The content is on disk before the name appears. An interruption
-    while the name appears counts when it is there: whole, as ever.
+    while the name appears counts when it is there: whole, as ever. For /dev/null it is written in the temporary directory, and gets no name.
     Raises TargetError: the target exists, is a directory, cannot be written; no space, quota, file size limit.
     """
     final = os.path.abspath(path)
     check(path, force=force)
     folder, name = os.path.split(final)
+    if nowhere := is_nowhere(final):
+        folder = paths.temporary(os.environ)
+        path = os.path.join(folder, name)
     try:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -62,6 +66,8 @@ def new_image(path: str, *, force: bool = False, mode: int = 0o755) -> Iterator[
                 fd, partial = _create(directory, name, mode, path)
             with explaining(path):
                 yield NewFile(fd, final)
+                if nowhere:
+                    return
                 os.fsync(fd)
                 with undisturbed():
                     partial = _publish(directory, fd, partial, name, force, path)
@@ -94,10 +100,19 @@ def check(path: str, *, force: bool = False) -> None:
             why="an image is a single file",
             remedy="name the file, or move it away",
         )
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode) and not is_nowhere(path):
         raise TargetError(f"`{path}` exists and is not an ordinary file")
     if not force:
         raise exists(path)
+
+
+def is_nowhere(path: str) -> bool:
+    """Whether it is /dev/null: the image is made for what that shows, and to fill the cache."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
 
 
 def exists(path: str) -> TargetError:

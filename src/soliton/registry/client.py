@@ -45,11 +45,18 @@ class Client:
     """One registry, one set of credentials. May be used by several threads."""
 
     def __init__(
-        self, reference: Reference, credentials: Credentials | None, *, plain_http: bool = False
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        *,
+        plain_http: bool = False,
+        plain_on_loopback: bool = False,
     ) -> None:
+        """plain_on_loopback: a registry of this machine that does not speak TLS is asked without."""
         self.reference = reference
         self.credentials = credentials
         self.scheme = "http" if plain_http else "https"
+        self._may_be_plain = plain_on_loopback and _is_loopback(reference.endpoint)
         self._authorization: str | None = None
         self._http = httpx.Client(
             timeout=httpx.Timeout(60.0, connect=20.0),
@@ -119,6 +126,9 @@ class Client:
             try:
                 answer = self._http.send(self._http.build_request("GET", url, headers=sent), stream=True)
             except httpx.TransportError as error:
+                if self._may_be_plain and self.scheme == "https" and _is_plain(error):
+                    self.scheme, url = "http", url.replace("https:", "http:", 1)
+                    continue
                 attempt += 1
                 if attempt >= _ATTEMPTS or not _may_pass(error):
                     raise self._unreachable(error, url) from None
@@ -279,7 +289,7 @@ class Client:
         host = urlsplit(url).netloc
         text = str(error) or type(error).__name__
         if isinstance(error.__context__, ssl.SSLError) or "SSL" in text or "CERTIFICATE" in text:
-            if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
+            if _is_plain(error):
                 return RegistryError(
                     f"{host} does not speak TLS",
                     why="it answers in plain HTTP",
@@ -297,6 +307,16 @@ class Client:
             if self.scheme == "https"
             else "check its name and your network",
         )
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether a failed handshake was with somebody who does not speak TLS."""
+    return "WRONG_VERSION_NUMBER" in str(error) or "record layer" in str(error)
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = endpoint.rpartition(":")[0] if ":" in endpoint.rpartition("]")[2] else endpoint
+    return host in ("localhost", "[::1]") or re.fullmatch(r"127(?:\.[0-9]{1,3}){3}", host) is not None
 
 
 def check_digest(data: bytes, digest: str, what: str) -> None:

@@ -53,6 +53,12 @@ OPTIONS = (
         group=RESULT,
         help="its variant, as v7",
     ),
+    Option(
+        "data",
+        keys=("DATA",),
+        group=RESULT,
+        help="SOURCE is a squashfs file of data: a SIF that holds it, to be bound by --bind SIF:DST:image-src=/",
+    ),
     Option("fix-perms", keys=("FIXPERMS",), group=RESULT, help="the owner may read and write everything"),
     Option(
         "reproducible",
@@ -176,15 +182,6 @@ OPTIONS = (
         group=INSIDE,
         help="%test may write, what it writes is forgotten",
     ),
-    Option(
-        "data",
-        None,
-        LIST,
-        "IMAGE:DST",
-        keys=("DATA",),
-        group=INSIDE,
-        help="show all of a data image, read-only, in %post and %test",
-    ),
     Option("nv", group=INSIDE, help="NVIDIA GPUs in %post, RUN and %test: devices, libraries and tools"),
     Option(
         "nvccli",
@@ -247,7 +244,6 @@ _SHARED_WITH_REBUILD = {
         "context",
         "bind",
         "mount",
-        "data",
         "authfile",
         "disable-cache",
         "no-https",
@@ -282,10 +278,13 @@ COMMANDS = (
             Example("soliton build alpine.sif docker://alpine:3.20", "from a registry", "registry"),
             Example("soliton build --lock image.sif recipe.def", "note what went in", "recipe.def"),
             Example(
-                "soliton build --data data.sqfs:/data image.sif recipe.def",
+                "soliton build --bind data.sqfs:/data:image-src=/ image.sif recipe.def",
                 "a data image for the steps",
                 "data.sqfs",
                 "recipe.def",
+            ),
+            Example(
+                "soliton build --data data.sif data.sqfs", "a data image with a SIF around it", "data.sqfs"
             ),
             Example("soliton build --nv image.sif recipe.def", "GPUs for the steps", "recipe.def"),
         ),
