@@ -156,3 +156,18 @@ def test_what_is_said_of_a_locale_is_said_once_and_only_where_it_matters(
         assert (result.out, result.err) == ("en_US.UTF-8 en_US.UTF-8\n", "")
     result = soliton.having(LANG="en_US.UTF-8")("exec", "--env", "LANG=ru_RU.UTF-8", of_glibc, *words).ok()
     assert (result.out, result.err) == ("ru_RU.UTF-8\n", "")
+
+
+def test_an_overlay_that_may_not_be_written_is_only_read(
+    peer: Program, soliton: Program, busybox_sif: Path
+) -> None:
+    soliton("overlay", "create", "site.img").ok()
+    soliton("exec", "-o", "site.img", busybox_sif, "touch", "/there").ok()
+    (soliton.cwd / "site.img").chmod(0o444)
+    done = peer("exec", "-o", "site.img", busybox_sif, "ls", "/there").ok()
+    assert "`site.img` may not be written by you and is only read" in done.err
+    assert peer("exec", "-o", "site.img", busybox_sif, "touch", "/new").status == 1
+    # Whoever says that it is to be written means it; so does soliton in its own name.
+    for program, name in ((peer, "site.img:rw"), (soliton, "site.img")):
+        refused = program("exec", "-o", name, busybox_sif, "true")
+        assert refused.status == 255 and "cannot be written" in refused.err

@@ -80,7 +80,7 @@ def look(
         )
     for text in request.overlay:
         path, read_only = parse_overlay(text)
-        for layer in _overlay(path, read_only, allow):
+        for layer in _overlay(path, read_only, allow, lenient=request.program != "soliton"):
             if not isinstance(layer, UpperSurface):
                 layers.append(layer)
             elif upper is not None:
@@ -103,8 +103,9 @@ def _inside(image: ExtRoot) -> UpperSurface:
 
 
 def _overlay(
-    path: str, read_only: bool | None, allow: Callable[[Image], None] | None
+    path: str, read_only: bool | None, allow: Callable[[Image], None] | None, *, lenient: bool
 ) -> list[Layer | UpperSurface]:
+    """lenient: an image that may not be written is only read, as by the peers."""
     image = open_image(path)
     if allow is not None:
         allow(image)
@@ -114,13 +115,13 @@ def _overlay(
         _refuse_writing(path, read_only, "it is squashfs")
         return [image.root]
     if image.kind == "ext3" and image.ext is not None:
-        return [_image(image.ext, path, read_only)]
+        return [_image(image.ext, path, read_only, lenient=lenient)]
     if image.kind == "sif" and (image.layers or image.writable):
         found: list[Layer | UpperSurface] = list(image.layers)
         if image.writable is None:
             _refuse_writing(path, read_only, "it holds no ext3 overlay")
         else:
-            found.append(_image(_ext(image, image.writable), path, read_only))
+            found.append(_image(_ext(image, image.writable), path, read_only, lenient=lenient))
         return found
     raise ImageError(
         f"`{path}` cannot be laid over an image",
@@ -134,7 +135,7 @@ def _refuse_writing(path: str, read_only: bool | None, why: str) -> None:
         raise ImageError(f"the overlay `{path}` cannot be written", why=why, remedy=f"use `{path}:ro`")
 
 
-def _image(image: ExtRoot, path: str, read_only: bool | None) -> Layer | UpperSurface:
+def _image(image: ExtRoot, path: str, read_only: bool | None, *, lenient: bool) -> Layer | UpperSurface:
     if read_only:
         return replace(image, inside=UPPER)
     try:
@@ -142,6 +143,9 @@ def _image(image: ExtRoot, path: str, read_only: bool | None) -> Layer | UpperSu
     except OSError as error:
         if error.errno == errno.EROFS and read_only is None:
             messages.warning(f"the overlay `{path}` is on a read-only file system and only read")
+            return replace(image, inside=UPPER)
+        if error.errno == errno.EACCES and read_only is None and lenient:
+            messages.warning(f"the overlay `{path}` may not be written by you and is only read")
             return replace(image, inside=UPPER)
         raise ImageError(
             f"the overlay `{path}` cannot be written", why=error.strerror, remedy=f"use `{path}:ro`"
