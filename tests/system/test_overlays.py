@@ -261,7 +261,7 @@ def test_a_killed_server_leaves_a_file_system_that_is_whole(
     soliton("overlay", "create", "--sparse", image).ok()
     script = "i=0; echo ready; while true; do mkdir /d$i; echo $i > /d$i/f; mv /d$i /e$i; i=$((i+1)); done"
     container = soliton.start("exec", "-o", image, base, "sh", "-c", script)
-    assert container.stdout is not None
+    assert container.stdout is not None and container.stderr is not None
     assert container.stdout.readline() == b"ready\n"
     time.sleep(0.7)
     for number in servers_of(image):
@@ -269,10 +269,11 @@ def test_a_killed_server_leaves_a_file_system_that_is_whole(
         with suppress(ProcessLookupError):
             os.kill(number, how)
     container.kill()
+    told = container.stderr.read(4096).decode()
     container.wait()
     eventually(lambda: not servers_of(image))
     soliton("exec", "-o", image, base, "touch", "/after").ok()
-    assert is_sound(image)
+    assert is_sound(image), told
 
 
 def test_a_full_overlay_is_told_as_no_space(soliton: Program, base: Path) -> None:
@@ -280,6 +281,22 @@ def test_a_full_overlay_is_told_as_no_space(soliton: Program, base: Path) -> Non
     filled = soliton("exec", "-o", "o.img", base, "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=100")
     assert "No space left" in filled.err
     soliton("exec", "-o", "o.img", base, "sh", "-c", "rm /big; echo y > /y").ok()
+    assert is_sound(soliton.cwd / "o.img")
+
+
+def test_what_the_file_of_an_overlay_does_not_take_is_told_and_leaves_it_whole(
+    soliton: Program, base: Path
+) -> None:
+    """Here for a limit on the size of files; a full disk under a sparse overlay is the same."""
+    soliton("overlay", "create", "--sparse", "o.img").ok()
+    limited = Program(soliton.home, soliton.cwd, soliton.variables, ("prlimit", f"--fsize={16 << 20}"))
+    write = "echo a > /a; for i in 1 2 3; do dd if=/dev/zero of=/big$i bs=1M count=15; done"
+    told = limited("exec", "-o", "o.img", base, "sh", "-c", write).err
+    assert "File too large" in told, told
+    shown = soliton("exec", "-o", "o.img", base, "sh", "-c", "cat /a; cat /big* | wc -c").ok().out.split()
+    assert shown[0] == "a" and int(shown[1]) < 16 << 20
+    assert is_sound(soliton.cwd / "o.img")
+    soliton("exec", "-o", "o.img", base, "sh", "-c", "rm /a /big*; echo y > /y").ok()
     assert is_sound(soliton.cwd / "o.img")
 
 

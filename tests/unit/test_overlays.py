@@ -150,6 +150,15 @@ def test_a_directory_to_be_made_lies_inside(tmp_path: Path, name: str) -> None:
         overlay.create(str(tmp_path / "o.img"), directories=[name])
 
 
+def test_what_has_no_room_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system gives what it has until it has no more: nobody else could write meanwhile."""
+    asked: list[int] = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda fd, offset, length: asked.append(length))
+    with pytest.raises(SolitonError, match="cannot be written"):
+        overlay.create(str(tmp_path / "o.img"), size=overlay.MOST)
+    assert not asked and not list(tmp_path.iterdir())
+
+
 def test_nothing_else_than_a_sif_is_added_to(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_bytes(b"#!/bin/sh\n" * 500)

@@ -55,7 +55,8 @@ impl Volume {
         Ok(block)
     }
 
-    /// The block of a file's part, made if it is a hole; whether it was made. The inode is not stored yet.
+    /// The block of a file's part, made if it is a hole; whether it was made. The inode is not stored yet. What cannot be made
+    /// changes nothing.
     pub fn map_or_make(&mut self, inode: &mut Inode, logical: u64) -> Result<(u32, bool)> {
         let way = self.way(logical)?;
         // Whoever filled it can still remove: that needs room for names and for what overlays keep.
@@ -64,39 +65,44 @@ impl Volume {
         }
         let sectors = (self.block_size() / 512) as u32;
         let mut goal = self.goal(inode, logical)?;
-        let first = way.steps[0] as usize;
-        let mut block = inode.pointer(first);
-        let mut made = false;
-        if block == 0 {
-            block = self.allocate(goal)?;
-            inode.set_pointer(first, block);
-            inode.set_sectors(inode.sectors() + sectors);
-            made = true;
-            if way.length > 1 {
-                self.blank(block);
+        // As far as the way is there: the last block on it, 0 for the inode itself, and how many steps are left from it.
+        let (mut above, mut block, mut level) = (0, inode.pointer(way.steps[0] as usize), 1);
+        while block != 0 && level < way.length {
+            above = block;
+            block = u32_at(self.block(block)?, way.steps[level] as usize * 4);
+            level += 1;
+        }
+        if block != 0 {
+            let outside = !self.superblock.holds(block);
+            return if outside {
+                Err(corrupt("a file refers to a block outside"))
+            } else {
+                Ok((block, false))
+            };
+        }
+        // The rest, all of it before the first is hung up: where one finds no room the others are given back.
+        let mut fresh = Vec::with_capacity(way.length);
+        for _ in level - 1..way.length {
+            goal = fresh.last().copied().unwrap_or(if goal == 0 { above } else { goal });
+            match self.allocate(goal) {
+                Ok(block) => fresh.push(block),
+                Err(error) => {
+                    for block in fresh {
+                        self.free(block)?;
+                    }
+                    return Err(error);
+                }
             }
         }
-        for (level, &step) in way.steps[1..way.length].iter().enumerate() {
-            let at = step as usize * 4;
-            let next = u32_at(self.block(block)?, at);
-            made = next == 0;
-            if next != 0 {
-                block = next;
-                continue;
-            }
-            goal = if goal == 0 { block } else { goal };
-            let next = self.allocate(goal)?;
-            put_u32(self.edit(block)?, at, next);
-            inode.set_sectors(inode.sectors() + sectors);
-            if level + 2 < way.length {
-                self.blank(next);
-            }
-            block = next;
+        for (index, pair) in fresh.windows(2).enumerate() {
+            put_u32(self.blank(pair[0]), way.steps[level + index] as usize * 4, pair[1]);
         }
-        if !self.superblock.holds(block) {
-            return Err(corrupt("a file refers to a block outside"));
+        match above {
+            0 => inode.set_pointer(way.steps[0] as usize, fresh[0]),
+            _ => put_u32(self.edit(above)?, way.steps[level - 1] as usize * 4, fresh[0]),
         }
-        Ok((block, made))
+        inode.set_sectors(inode.sectors() + sectors * fresh.len() as u32);
+        Ok((fresh[fresh.len() - 1], true))
     }
 
     /// Behind the block before, else where the inode's group begins.
@@ -147,7 +153,8 @@ impl Volume {
         Ok(length)
     }
 
-    /// Writes `bytes` at `offset`; how much found room. The inode is stored.
+    /// Writes `bytes` at `offset`; how much found room. The inode is stored, also where the file that all of this is in takes no more:
+    /// then without the blocks that were made for what could not be written.
     pub fn write(&mut self, inode: &mut Inode, offset: u64, bytes: &[u8]) -> Result<usize> {
         let size = self.block_size();
         let mut done = 0;
@@ -167,7 +174,10 @@ impl Volume {
                 // The rest of the block is nobody's old data.
                 let mut whole = vec![0; size];
                 whole[within..within + here].copy_from_slice(&bytes[done..done + here]);
-                self.write_raw(block, &whole)?;
+                if let Err(error) = self.write_raw(block, &whole) {
+                    failure = Some(error);
+                    break;
+                }
                 done += here;
                 continue;
             }
@@ -183,8 +193,15 @@ impl Volume {
                 next += 1;
             }
             let place = self.place(block) + within as u64;
-            self.file().write_all_at(&bytes[done..done + here], place)?;
+            if let Err(error) = self.file().write_all_at(&bytes[done..done + here], place) {
+                failure = Some(error.into());
+                break;
+            }
             done += here;
+        }
+        if failure.is_some() {
+            let end = inode.size().max(offset + done as u64);
+            self.cut(inode, end.div_ceil(size as u64))?;
         }
         if done == 0
             && let Some(error) = failure
@@ -215,8 +232,6 @@ impl Volume {
                 self.note_large_file();
             }
         } else {
-            let first = size.div_ceil(block_size);
-            self.cut(inode, first)?;
             let within = (size % block_size) as usize;
             if within != 0 {
                 let block = self.map(inode, size / block_size)?;
@@ -225,6 +240,7 @@ impl Volume {
                     self.file().write_all_at(&vec![0; block_size as usize - within], place)?;
                 }
             }
+            self.cut(inode, size.div_ceil(block_size))?;
         }
         inode.set_size(size);
         self.put(inode)

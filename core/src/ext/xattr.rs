@@ -142,13 +142,14 @@ impl Volume {
             put_u32(&mut block, 8, 1); // blocks
             let sum = whole_hash(&block);
             put_u32(&mut block, 12, sum);
+            // Before the old one is given back: without room it stays.
+            let number = self.allocate(
+                self.superblock.group_start((inode.number - 1) / self.superblock.inodes_per_group),
+            )?;
             self.drop_attributes(inode)?;
             if let Some(start) = body(inode) {
                 inode.raw[start..].fill(0);
             }
-            let number = self.allocate(
-                self.superblock.group_start((inode.number - 1) / self.superblock.inodes_per_group),
-            )?;
             self.blank(number).copy_from_slice(&block);
             inode.set_xattr_block(number);
             inode.set_sectors(inode.sectors() + (self.block_size() / 512) as u32);

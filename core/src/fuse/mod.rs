@@ -156,7 +156,8 @@ pub fn become_server(kept: &[RawFd]) {
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
-    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGQUIT, libc::SIGTSTP] {
+    // A limit on the size of files is an answer to a write (EFBIG), not the end of all that is served.
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGQUIT, libc::SIGTSTP, libc::SIGXFSZ] {
         // SAFETY: sets a disposition; no handler runs.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

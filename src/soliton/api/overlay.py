@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import uuid
@@ -53,6 +54,10 @@ def create(
         if sparse:
             os.ftruncate(fd, offset + length)
         else:
+            there = os.fstatvfs(fd)
+            if length > there.f_bavail * there.f_frsize:
+                # Trying would take all the room there is, meanwhile, from everybody.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.posix_fallocate(fd, offset, length)
         core.converse(
             "ext-make",
