@@ -55,3 +55,13 @@ def passing_directory(prefix: str, parent: str) -> Iterator[str]:
         if path is not None:
             with undisturbed():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def passing_file(path: str) -> Iterator[None]:
+    """What the block writes to `path` it gives another name, or it is gone when the block ends, whatever ends it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -20,6 +20,7 @@ from soliton.images.copying import copy
 from soliton.images.detect import open_image
 from soliton.registry import finished
 from soliton.registry.blobs import Download, download_to_the_end
+from soliton.registry.reference import file_name
 
 if TYPE_CHECKING:
     from soliton.api.pull import PullOptions
@@ -36,8 +37,7 @@ def default_name(scheme: str, rest: str) -> str:
         return path.rpartition("/")[2] or "image.sif"
     if scheme == "oras":
         finished.parse_oras(rest)
-        name, *tags = rest.rpartition("/")[2].split(":")
-        return f"{name}_{tags[0] if tags else 'latest'}.sif"
+        return file_name(rest)
     name, _, tag = rest.rstrip("/").rpartition("/")[2].partition(":")
     return f"{name}_{tag.partition(',')[0] or 'latest'}.sif"
 

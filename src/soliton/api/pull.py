@@ -82,10 +82,10 @@ def default_name(uri: str) -> str:
     """Last component, `_`, tag, `.sif`: the peers' rule."""
     scheme, rest = split(uri)
     if scheme == "docker":
-        from soliton.registry.reference import parse
+        from soliton.registry.reference import file_name, parse
 
         parse(rest)
-        return _by_words(rest)
+        return file_name(rest)
     if scheme == "docker-daemon":
         name, colon, last = rest.rpartition(":")
         if not colon or "/" in last:
@@ -97,12 +97,6 @@ def default_name(uri: str) -> str:
         return finished.default_name(scheme, rest)
     path, tag = split_tag(rest)
     return f"{os.path.basename(path.rstrip('/'))}_{(tag or 'latest').rpartition(':')[2][:40]}.sif"
-
-
-def _by_words(rest: str) -> str:
-    """What is between the last slash and the first colon behind it, and what follows up to the next: `alpine@sha256_DIGEST.sif`, too."""
-    name, *tags = rest.rpartition("/")[2].split(":")
-    return f"{name}_{tags[0] if tags else 'latest'}.sif"
 
 
 def pull(

@@ -11,7 +11,6 @@ Pure, but for reading and writing the file.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from typing import Any
 from soliton import __version__, messages
 from soliton.errors import BuildError, TargetError
 from soliton.images.packages import MANAGERS, Package
-from soliton.undisturbed import undisturbed
+from soliton.undisturbed import passing_file, undisturbed
 
 VERSION = 1
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -159,14 +158,10 @@ def write(recipe: str, text: str) -> None:
     path = path_of(recipe)
     made = f"{path}.{os.getpid()}.partial"
     try:
-        with undisturbed():
-            try:
-                with open(made, "w", encoding="ascii") as file:
-                    file.write(text)
-                os.replace(made, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(made)
+        with undisturbed(), passing_file(made):
+            with open(made, "w", encoding="ascii") as file:
+                file.write(text)
+            os.replace(made, path)
     except OSError as error:
         raise TargetError(f"`{path}` cannot be written", why=error.strerror) from None
 

@@ -7,7 +7,6 @@ that is a sandbox being updated is the exception: it is written itself.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import time
@@ -105,7 +104,7 @@ def start_from(job: Job, state: StageState) -> None:
     if not base.is_image:
         state.base_tree = metadata.with_entries(state.base_tree, metadata.base())
     elif not metadata.has_scripts(state.base_tree):
-        state.base = base = dataclasses.replace(base, bare=True)
+        state.base = base = replace(base, bare=True)
         state.base_tree = {**metadata.with_entries({}, metadata.supplement()), **state.base_tree}
     state.epoch = epoch.of_base(base, state.base_tree) if job.settings.epoch is None else job.settings.epoch
     record.took_base(job, state)

@@ -33,7 +33,7 @@ from soliton import messages
 from soliton.build import digests
 from soliton.errors import UsageError
 from soliton.images.target import explaining
-from soliton.undisturbed import undisturbed
+from soliton.undisturbed import passing_file, undisturbed
 
 #: Changes when the same ingredients would give another result, or a compressor other bytes: images take blocks of layers as they are.
 VERSION = 3
@@ -269,14 +269,10 @@ class StepCache:
     def _write(self, path: str, text: str) -> None:
         """A note that may fail: the cache is a help, not a condition."""
         partial = f"{path}.partial-{secrets.token_hex(6)}"
-        with contextlib.suppress(OSError):
-            try:
-                with open(partial, "x", encoding="ascii") as file:
-                    file.write(text)
-                os.rename(partial, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial)
+        with contextlib.suppress(OSError), passing_file(partial):
+            with open(partial, "x", encoding="ascii") as file:
+                file.write(text)
+            os.rename(partial, path)
 
 
 def veiled(step: Ingredients) -> Ingredients:

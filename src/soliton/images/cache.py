@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 from soliton.errors import TargetError
 from soliton.site import config as configuration
 from soliton.site import paths
+from soliton.undisturbed import passing_file
 
 #: A writer on another host that has not written for so long is taken for dead.
 STALE = 120.0
@@ -89,13 +90,10 @@ class Cache:
         """Stores a small blob whose digest has been checked."""
         final = self.blob(digest)
         partial = f"{final}.partial-{_owner()}-put"
-        try:
+        with passing_file(partial):
             with open(partial, "wb") as out:
                 out.write(data)
             os.rename(partial, final)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
 
     def get(self, digest: str) -> bytes | None:
         """A small blob, compared with its digest again."""
@@ -109,14 +107,10 @@ class Cache:
     def remember_tag(self, reference: str, platform: str, digest: str) -> None:
         path = os.path.join(self.tags, _tag_key(reference, platform))
         partial = f"{path}.{_owner()}"
-        with contextlib.suppress(OSError):
-            try:
-                with open(partial, "w", encoding="utf-8") as out:
-                    json.dump({"reference": reference, "platform": platform, "digest": digest}, out)
-                os.rename(partial, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial)
+        with contextlib.suppress(OSError), passing_file(partial):
+            with open(partial, "w", encoding="utf-8") as out:
+                json.dump({"reference": reference, "platform": platform, "digest": digest}, out)
+            os.rename(partial, path)
 
     def known_tag(self, reference: str, platform: str) -> str | None:
         """The digest that the tag meant when it was last asked for."""

@@ -73,3 +73,11 @@ def _malformed(text: str, why: str) -> RegistryError:
     return RegistryError(
         f"`{text}` is not the name of an image", why=why, remedy="write docker://[HOST/]NAME[:TAG][@DIGEST]"
     )
+
+
+def file_name(text: str) -> str:
+    """Of the file that an image called `text` is pulled to: what is between the last slash and the first colon behind it, and
+    what follows up to the next, so for a digest, too: `alpine@sha256_DIGEST.sif`.
+    """
+    name, *tags = text.rpartition("/")[2].split(":")
+    return f"{name}_{tags[0] if tags else 'latest'}.sif"
